@@ -1,0 +1,164 @@
+"""The shape of a Llama-family model, and its translation from and to Hugging Face's config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from malt_jax.errors import UserError
+
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3RopeScaling:
+    """Llama 3.1's stretching of the low rotary frequencies to longer contexts."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """Widths, depths and constants of a decoder of the Llama family."""
+
+    vocab_size: int
+    d_model: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    d_ff: int
+    rope_theta: float = 10_000.0
+    rope_scaling: Llama3RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    attention_bias: bool = False
+    max_positions: int = 2048
+    model_type: str = "llama"
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(
+                f"num_attention_heads ({self.num_heads}) is not a multiple of"
+                f" num_key_value_heads ({self.num_kv_heads})"
+            )
+        if self.head_dim % 2:
+            raise UserError(f"head_dim must be even for rotary positions, got {self.head_dim}")
+
+    @property
+    def queries_per_kv_head(self) -> int:
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the base model; tied embeddings count once."""
+        heads, kv_heads = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        attention = 2 * self.d_model * (heads + kv_heads)
+        biases = heads + 2 * kv_heads if self.attention_bias else 0
+        block = attention + biases + 3 * self.d_model * self.d_ff + 2 * self.d_model
+        embeddings = self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
+        return embeddings + self.num_layers * block + self.d_model
+
+    @classmethod
+    def from_huggingface(cls, fields: Mapping[str, Any]) -> LlamaConfig:
+        """Reads the fields of a config.json.
+
+        Raises UserError for an architecture or a rope type that is not implemented, naming it, for
+        an option of the format that the model does not implement, and for a missing field.
+        """
+        model_type = fields.get("model_type")
+        if model_type not in ARCHITECTURES:
+            raise UserError(
+                f"config.json: model_type {model_type!r} is not supported; supported are"
+                f" {', '.join(ARCHITECTURES)}"
+            )
+        _refuse_unimplemented(fields, model_type)
+        try:
+            num_heads = int(fields["num_attention_heads"])
+            d_model = int(fields["hidden_size"])
+            theta, scaling = _rope(fields)
+            return cls(
+                vocab_size=int(fields["vocab_size"]),
+                d_model=d_model,
+                num_layers=int(fields["num_hidden_layers"]),
+                num_heads=num_heads,
+                num_kv_heads=int(fields.get("num_key_value_heads") or num_heads),
+                head_dim=int(fields.get("head_dim") or d_model // num_heads),
+                d_ff=int(fields["intermediate_size"]),
+                rope_theta=theta,
+                rope_scaling=scaling,
+                norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
+                tie_embeddings=bool(fields.get("tie_word_embeddings", False)),
+                attention_bias=model_type == "qwen2",
+                max_positions=int(fields.get("max_position_embeddings", 2048)),
+                model_type=model_type,
+            )
+        except KeyError as missing:
+            raise UserError(f"config.json: the field {missing} is missing") from None
+        except (TypeError, ValueError) as wrong:
+            raise UserError(f"config.json: a field has a value of the wrong kind: {wrong}") from None
+
+    def to_huggingface(self) -> dict[str, Any]:
+        """The fields of a config.json that transformers reads back to the same model."""
+        fields: dict[str, Any] = {
+            "architectures": [ARCHITECTURES[self.model_type]],
+            "model_type": self.model_type,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.d_model,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "intermediate_size": self.d_ff,
+            "hidden_act": "silu",
+            "rope_theta": self.rope_theta,
+            "rms_norm_eps": self.norm_eps,
+            "tie_word_embeddings": self.tie_embeddings,
+            "max_position_embeddings": self.max_positions,
+        }
+        if self.model_type == "llama":
+            fields |= {"attention_bias": False, "mlp_bias": False}
+        if self.rope_scaling is not None:
+            fields["rope_scaling"] = {
+                "rope_type": "llama3",
+                "factor": self.rope_scaling.factor,
+                "low_freq_factor": self.rope_scaling.low_freq_factor,
+                "high_freq_factor": self.rope_scaling.high_freq_factor,
+                "original_max_position_embeddings": self.rope_scaling.original_max_positions,
+            }
+        return fields
+
+
+def _refuse_unimplemented(fields: Mapping[str, Any], model_type: str) -> None:
+    activation = fields.get("hidden_act", "silu")
+    if activation != "silu":
+        raise UserError(f"config.json: hidden_act {activation!r} is not supported, only 'silu'")
+    switches = ["use_sliding_window", "mlp_bias"]
+    if model_type == "llama":
+        switches.append("attention_bias")
+    for switch in switches:
+        if fields.get(switch):
+            raise UserError(f"config.json: {switch}=true is not supported for {model_type!r}")
+
+
+def _rope(fields: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
+    """Rotary base and scaling, from `rope_parameters` (newer files) or from the older fields."""
+    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind != "llama3":
+        raise UserError(
+            f"config.json: rope type {kind!r} is not supported; supported are 'default', 'llama3'"
+        )
+    return theta, Llama3RopeScaling(
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
+        high_freq_factor=float(rope["high_freq_factor"]),
+        original_max_positions=int(rope["original_max_position_embeddings"]),
+    )

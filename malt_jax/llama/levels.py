@@ -1,0 +1,33 @@
+"""One level of the reasoning tree's key-value cache."""
+
+from __future__ import annotations
+
+import math
+
+import flax.struct
+from jaxtyping import Array, Float, Int
+
+
+class Level(flax.struct.PyTreeNode):
+    """Keys and values of one segment of every node at one depth of the tree.
+
+    The leading axes `*N` are the questions and the branches down to this depth, (Q, n_1, ..., n_d).
+    The prefix of a node is the concatenation of its ancestors' segments, so a fork is one more
+    leading axis below and copies nothing. Heads stand before tokens because attention batches over
+    them, which spares a transposition of the whole cache at every decode step.
+    """
+
+    keys: Float[Array, "L *N K S E"]
+    """Rotary positions are already applied."""
+    values: Float[Array, "L *N K S E"]
+    lengths: Int[Array, "*N"]
+    """Valid tokens of each segment; what stands behind them is padding and never attended to."""
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """The leading axes (Q, n_1, ..., n_d)."""
+        return self.lengths.shape
+
+    @property
+    def nodes(self) -> int:
+        return math.prod(self.leading)

@@ -1,0 +1,78 @@
+"""Linear layers with an optional low-rank adapter (LoRA, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from malt_jax.config import LoraConfig
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b, plus (alpha / rank) · dropout(x) Aᵀ Bᵀ where this layer is a target of LoRA.
+
+    The kernel is [out, in], as in Hugging Face files; so are A [R, in] and B [out, R] (PEFT's
+    layout). The adapter lives in a variable collection of its own, "adapter", so that it can be
+    exchanged and trained without touching the base. Dropout acts iff a "dropout" key is given.
+    """
+
+    features: int
+    axes: tuple[str, str]
+    """Logical names of the kernel's axes (out, in)."""
+    dtype: Any
+    use_bias: bool = False
+    lora: LoraConfig | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+        out_axis, in_axis = self.axes
+        width = x.shape[-1]
+        initial = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(initial, (out_axis, in_axis)),
+            (self.features, width),
+            self.dtype,
+        )
+        y = _product(x, kernel.astype(self.dtype))
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (out_axis,))
+            bias = self.param("bias", zeros, (self.features,), self.dtype)
+            y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+        if self.lora is not None and self.name in self.lora.targets:
+            y = y + self._low_rank(x, self.lora)
+        return y
+
+    def _low_rank(self, x: Float[Array, "*B in"], lora: LoraConfig) -> Float[Array, "*B out"]:
+        out_axis, in_axis = self.axes
+
+        # A is uniform in ±1/sqrt(in), as in PEFT; B is zero, so a new adapter changes nothing.
+        def initial_a(shape: tuple[int, int]) -> Array:
+            bound = shape[1] ** -0.5
+            key = self.make_rng("params")
+            return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
+
+        a = self.variable(
+            "adapter",
+            "a",
+            nn.with_logical_partitioning(initial_a, ("rank", in_axis)),
+            (lora.rank, x.shape[-1]),
+        ).value
+        b = self.variable(
+            "adapter",
+            "b",
+            nn.with_logical_partitioning(jnp.zeros, (out_axis, "rank")),
+            (self.features, lora.rank),
+        ).value
+        if self.has_rng("dropout") and lora.dropout > 0:
+            x = nn.Dropout(lora.dropout, deterministic=False)(x)
+        low = _product(x, a.astype(self.dtype))
+        return _product(low, b.astype(self.dtype)) * jnp.asarray(lora.scale, self.dtype)
+
+
+def _product(x: Float[Array, "*B in"], kernel: Float[Array, "out in"]) -> Float[Array, "*B out"]:
+    return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))

@@ -1,0 +1,246 @@
+"""The Llama decoder in Flax: one function for prefill, decoding, log-probabilities and training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from malt_jax.config import LoraConfig
+from malt_jax.llama.attention import Segment, attend
+from malt_jax.llama.config import LlamaConfig
+from malt_jax.llama.levels import Level
+from malt_jax.llama.lora import Linear
+from malt_jax.llama.rope import rotate, rotation
+
+Params = dict[str, Any]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation (arXiv 1910.07467), computed in float32."""
+
+    epsilon: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed_norm",))
+        scale = self.param("scale", ones, (x.shape[-1],), self.dtype)
+        wide = x.astype(jnp.float32)
+        variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        normed = (wide * jax.lax.rsqrt(variance + self.epsilon)).astype(x.dtype)
+        return normed * jnp.broadcast_to(scale.astype(x.dtype), normed.shape)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention of a level to itself and to its ancestors."""
+
+    config: LlamaConfig
+    lora: LoraConfig | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*N T D"],
+        cos: Float[Array, "*N T E/2"],
+        sin: Float[Array, "*N T E/2"],
+        ancestors: Sequence[Segment],
+    ) -> tuple[Float[Array, "*N T D"], tuple[Array, Array]]:
+        config = self.config
+        kv_heads, group, width = config.num_kv_heads, config.queries_per_kv_head, config.head_dim
+
+        def project(name: str, heads: int, axis: str) -> Float[Array, "*N T H E"]:
+            y = Linear(
+                heads * width,
+                (axis, "embed"),
+                self.dtype,
+                use_bias=config.attention_bias,
+                lora=self.lora,
+                name=name,
+            )(x)
+            return y.reshape(*y.shape[:-1], heads, width)
+
+        queries = rotate(project("q", config.num_heads, "heads"), cos, sin)
+        keys = rotate(project("k", kv_heads, "kv_heads"), cos, sin)
+        values = project("v", kv_heads, "kv_heads")
+        keys, values = jnp.moveaxis(keys, -2, -3), jnp.moveaxis(values, -2, -3)
+        grouped = queries.reshape(*queries.shape[:-2], kv_heads, group, width)
+        mixed = attend(grouped, keys, values, ancestors)
+        mixed = mixed.reshape(*mixed.shape[:-3], config.num_heads * width)
+        output = Linear(
+            config.d_model, ("embed", "heads"), self.dtype, lora=self.lora, name="o"
+        )(mixed)
+        return output, (keys, values)
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward (arXiv 2002.05202)."""
+
+    config: LlamaConfig
+    lora: LoraConfig | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*N T D"]) -> Float[Array, "*N T D"]:
+        def linear(name: str, features: int, axes: tuple[str, str]) -> Linear:
+            return Linear(features, axes, self.dtype, lora=self.lora, name=name)
+
+        gate = linear("gate", self.config.d_ff, ("mlp", "embed"))(x)
+        up = linear("up", self.config.d_ff, ("mlp", "embed"))(x)
+        return linear("down", self.config.d_model, ("embed", "mlp"))(nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """One decoder layer, in the form that nn.scan wants: carry in, carry and output out."""
+
+    config: LlamaConfig
+    lora: LoraConfig | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*N T D"],
+        cached: Sequence[tuple[Array, Array]],
+        lengths: Sequence[Int[Array, "*M"]],
+        cos: Float[Array, "*N T E/2"],
+        sin: Float[Array, "*N T E/2"],
+    ) -> tuple[Float[Array, "*N T D"], tuple[Array, Array]]:
+        ancestors = [
+            Segment(keys, values, length)
+            for (keys, values), length in zip(cached, lengths, strict=True)
+        ]
+        epsilon = self.config.norm_eps
+        normed = RMSNorm(epsilon, self.dtype, name="attention_norm")(x)
+        mixed, kv = Attention(self.config, self.lora, self.dtype, name="attention")(
+            normed, cos, sin, ancestors
+        )
+        x = x + mixed
+        normed = RMSNorm(epsilon, self.dtype, name="mlp_norm")(x)
+        return x + MLP(self.config, self.lora, self.dtype, name="mlp")(normed), kv
+
+
+class Llama(nn.Module):
+    """A decoder of the Llama family over one level of a reasoning tree.
+
+    Variables: "params", the base model; "adapter", LoRA's matrices, when `lora` is set. Layers are
+    stacked on a leading axis in both. All matrix products run in `dtype`; softmax, norms and logits
+    in float32.
+    """
+
+    config: LlamaConfig
+    lora: LoraConfig | None = None
+    dtype: Any = jnp.float32
+    remat: bool = False
+    """Recompute each layer in the backward pass instead of keeping its activations."""
+    unroll: int = 1
+    """Layers unrolled in the scan; all of them decode faster on a CPU, at longer compile times."""
+
+    def setup(self) -> None:
+        config = self.config
+        table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        shape = (config.vocab_size, config.d_model)
+        self.embed = _Table(table, shape, self.dtype, "embedding")
+        if not config.tie_embeddings:
+            self.head = _Table(table, shape, self.dtype, "kernel")
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0, "adapter": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=config.num_layers,
+            unroll=self.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(config, self.lora, self.dtype)
+        self.norm = RMSNorm(config.norm_eps, self.dtype)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "*N T"],
+        lengths: Int[Array, "*N"],
+        ancestors: Sequence[Level] = (),
+    ) -> tuple[Float[Array, "*N T D"], Level]:
+        """Runs the tokens of one level given the levels above it.
+
+        tokens:    padded segments of every node of this level.
+        lengths:   valid tokens of each segment; stored in the returned level.
+        ancestors: the levels above, outermost first; the leading axes of each are a prefix of this
+                   level's. A node's positions go on where its ancestors' valid tokens end.
+
+        Returns the final hidden states (normed, ready for `logits`) and the new level. Outputs at
+        padding are finite and without meaning.
+        """
+        leading = tokens.shape[:-1]
+        start = jnp.zeros(leading, jnp.int32)
+        for level in ancestors:
+            inner = (1,) * (len(leading) - len(level.leading))
+            start = start + level.lengths.reshape(level.leading + inner)
+        offsets = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, tokens.ndim - 1)
+        positions = start[..., None] + offsets
+        cos, sin = rotation(positions, self.config)
+
+        x = jnp.take(self.embed(), tokens, axis=0).astype(self.dtype)
+        cached = [(level.keys, level.values) for level in ancestors]
+        x, (keys, values) = self.layers(x, cached, [a.lengths for a in ancestors], cos, sin)
+        return self.norm(x), Level(keys, values, lengths)
+
+    def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Next-token logits of hidden states returned by the model, float32."""
+        kernel = self.embed() if self.config.tie_embeddings else self.head()
+        return jax.lax.dot_general(
+            hidden,
+            kernel.astype(self.dtype),
+            (((hidden.ndim - 1,), (1,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+
+    def everything(self, tokens: Int[Array, "*N T"]) -> Float[Array, "*N T V"]:
+        """Touches every parameter; the method that `init` runs."""
+        lengths = jnp.full(tokens.shape[:-1], tokens.shape[-1], jnp.int32)
+        return self.logits(self(tokens, lengths)[0])
+
+
+class _Table(nn.Module):
+    """A [V, D] matrix, read whole."""
+
+    initial: Any
+    shape: tuple[int, int]
+    dtype: Any
+    key: str
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "V D"]:
+        return self.param(self.key, self.initial, self.shape, self.dtype)
+
+
+def init_params(model: Llama, key: Array) -> Params:
+    """Random base weights in the model's dtype, as a plain tree of arrays."""
+    return _init(model, key)["params"]
+
+
+def init_adapter(model: Llama, key: Array) -> Params:
+    """A new adapter in float32 that leaves the model's outputs unchanged (B = 0)."""
+    if model.lora is None:
+        raise ValueError("the model has no LoRA configuration")
+    # The base weights are never materialised: under jit, what is not returned is not computed.
+    return jax.jit(lambda key: _init(model, key)["adapter"])(key)
+
+
+def abstract_variables(model: Llama) -> Params:
+    """Shapes, dtypes and logical axis names (boxed) of every variable, without any memory."""
+    return jax.eval_shape(lambda: _boxed_init(model, jax.random.key(0)))
+
+
+def _boxed_init(model: Llama, key: Array) -> Params:
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return dict(model.init({"params": key}, tokens, method=Llama.everything))
+
+
+def _init(model: Llama, key: Array) -> Params:
+    return nn.unbox(_boxed_init(model, key))

@@ -1,0 +1,78 @@
+"""Levels of the cache: padding to buckets, prefill, growth and appending."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from malt_jax.llama.levels import Level
+from malt_jax.llama.model import Llama, Params
+
+
+def bucket(size: int) -> int:
+    """The padded length for a segment: 16, 32, 48, 64, 96, 128, 192, 256, ...
+
+    Two lengths per power of two keep the number of compiled programs logarithmic and the padding
+    below a third.
+    """
+    for power in range(4, 31):
+        for length in (1 << power, 3 << (power - 1)):
+            if length >= max(size, 16) and length % 16 == 0:
+                return length
+    raise ValueError(f"a segment of {size} tokens is out of range")
+
+
+def pad_segments(
+    segments: Sequence[Sequence[int]], leading: tuple[int, ...]
+) -> tuple[Int[np.ndarray, "*N T"], Int[np.ndarray, "*N"]]:
+    """Pads ragged segments, given in row-major order of the leading axes, to one bucket.
+
+    Returns the tokens and the lengths. What stands in the padding is never attended to.
+    """
+    lengths = np.array([len(segment) for segment in segments], np.int32)
+    tokens = np.zeros((len(segments), bucket(int(lengths.max(initial=0)))), np.int32)
+    for row, segment in zip(tokens, segments, strict=True):
+        row[: len(segment)] = segment
+    return tokens.reshape(*leading, -1), lengths.reshape(leading)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def prefill(
+    model: Llama,
+    variables: Params,
+    tokens: Int[Array, "*N T"],
+    lengths: Int[Array, "*N"],
+    ancestors: tuple[Level, ...],
+) -> Level:
+    """The cache of one level given the levels above it; one program per shape."""
+    _, level = model.apply(variables, tokens, lengths, ancestors)
+    return level
+
+
+def empty_level(model: Llama, leading: tuple[int, ...], size: int) -> Level:
+    """A level with room for `size` tokens a node, none of them valid."""
+    config = model.config
+    shape = (config.num_layers, *leading, config.num_kv_heads, size, config.head_dim)
+    return Level(
+        jnp.zeros(shape, model.dtype),
+        jnp.zeros(shape, model.dtype),
+        jnp.zeros(leading, jnp.int32),
+    )
+
+
+def append(level: Level, token: Level, step: Int[Array, ""]) -> Level:
+    """Writes one token's keys and values at the same position of every node.
+
+    One write position for the whole batch is what lets the compiler update the buffer in place.
+    """
+
+    def write(buffer: Array, update: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(buffer, update, step, axis=buffer.ndim - 2)
+
+    lengths = jnp.full(level.lengths.shape, step + 1, jnp.int32)
+    return Level(write(level.keys, token.keys), write(level.values, token.values), lengths)

@@ -1,0 +1,222 @@
+"""Decoding: chunks of steps on the device, in a loop on the host."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Callable, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from malt_jax.llama.levels import Level
+from malt_jax.llama.model import Llama, Params
+from malt_jax.sampling.cache import append, empty_level
+from malt_jax.sampling.filters import Filters, draw
+
+
+class Finish(enum.IntEnum):
+    """Why a completion ended."""
+
+    RUNNING = 0
+    STOP = 1
+    """It drew a stop token, which is its last token."""
+    LENGTH = 2
+    """It reached the limit of tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Completions:
+    """Completions of every node at one depth; the leading axes are (Q, n_1, ..., n_d)."""
+
+    tokens: Int[np.ndarray, "*N T"]
+    """Sampled ids, the stop token included; zeros behind the length."""
+    log_probabilities: Float[np.ndarray, "*N T"]
+    """Of each token under the model at temperature 1 and without filters."""
+    lengths: Int[np.ndarray, "*N"]
+    finish: Int[np.ndarray, "*N"]
+    """Values of `Finish`."""
+
+    def ids(self, *node: int) -> list[int]:
+        """The sampled ids of one node, the stop token included."""
+        return self.tokens[node][: self.lengths[node]].tolist()
+
+
+class DecodeState(flax.struct.PyTreeNode):
+    """Everything that a decode step reads and writes."""
+
+    level: Level
+    """Keys and values of the tokens fed so far; its size bounds the steps."""
+    tokens: Int[Array, "*N S"]
+    log_probabilities: Float[Array, "*N S"]
+    lengths: Int[Array, "*N"]
+    finish: Int[Array, "*N"]
+    last: Int[Array, "*N"]
+    """The token to feed next: at the start the last token of the prompt."""
+    step: Int[Array, ""]
+
+    @property
+    def size(self) -> int:
+        return self.tokens.shape[-1]
+
+
+def node_keys(
+    key: Key[Array, ""], questions: Int[np.ndarray, "Q"], branching: Sequence[int]
+) -> Key[Array, "Q *n"]:
+    """A key for every node: a function of the key, the question's id and the path, nothing else."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(questions, jnp.uint32))
+    for branches in branching:
+        flat = jax.vmap(
+            lambda parent, n=branches: jax.vmap(jax.random.fold_in, (None, 0))(
+                parent, jnp.arange(n, dtype=jnp.uint32)
+            )
+        )(keys.reshape(-1))
+        keys = flat.reshape(*keys.shape, branches)
+    return keys
+
+
+def decode(
+    model: Llama,
+    variables: Params,
+    ancestors: tuple[Level, ...],
+    first: Int[np.ndarray, "*N"],
+    keys: Key[Array, "*N"],
+    filters: Filters,
+    *,
+    stop_ids: Sequence[int],
+    max_tokens: int,
+    chunk: int,
+    on_chunk: Callable[[DecodeState], None] | None = None,
+) -> Completions:
+    """Samples one completion for every node.
+
+    ancestors: the cached prompt, all but its last token.
+    first:     the last token of each node's prompt, the first one fed.
+    keys:      one per node; the token at position t is drawn with fold_in(key, t).
+    on_chunk:  called on the host after every `chunk` steps, for progress and streaming.
+
+    The cache of the new level starts with room for one chunk and doubles when it is full, so a
+    step reads little more than what was written; each size is one compiled program.
+    """
+    stops = jnp.asarray(sorted(stop_ids), jnp.int32)
+    limit = jnp.int32(max_tokens)
+    state = _initial_state(model, jnp.asarray(first, jnp.int32), min(chunk, max_tokens))
+    running = True
+    while running:
+        if int(state.step) == state.size:
+            state = _grow(state, min(2 * state.size, max_tokens))
+        state = decode_chunk(
+            model, variables, ancestors, state, keys, filters, stops, limit, chunk
+        )
+        running = bool(jnp.any(state.finish == Finish.RUNNING))
+        if on_chunk is not None:
+            on_chunk(state)
+    longest = int(jnp.max(state.lengths))
+    return Completions(
+        tokens=np.asarray(state.tokens)[..., :longest],
+        log_probabilities=np.asarray(state.log_probabilities)[..., :longest],
+        lengths=np.asarray(state.lengths),
+        finish=np.asarray(state.finish),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "chunk"), donate_argnames="state")
+def decode_chunk(
+    model: Llama,
+    variables: Params,
+    ancestors: tuple[Level, ...],
+    state: DecodeState,
+    keys: Key[Array, "*N"],
+    filters: Filters,
+    stop_ids: Int[Array, "stops"],
+    max_tokens: Int[Array, ""],
+    chunk: int,
+) -> DecodeState:
+    """Up to `chunk` steps; fewer when all nodes have finished or the buffers are full.
+
+    Donates `state`. One program per shape of the levels, whatever the sampling settings.
+    """
+    end = jnp.minimum(state.step + chunk, state.size)
+
+    def go_on(state: DecodeState) -> Array:
+        return (state.step < end) & jnp.any(state.finish == Finish.RUNNING)
+
+    def advance(state: DecodeState) -> DecodeState:
+        return _step(model, variables, ancestors, state, keys, filters, stop_ids, max_tokens)
+
+    return jax.lax.while_loop(go_on, advance, state)
+
+
+def _step(
+    model: Llama,
+    variables: Params,
+    ancestors: tuple[Level, ...],
+    state: DecodeState,
+    keys: Key[Array, "*N"],
+    filters: Filters,
+    stop_ids: Int[Array, "stops"],
+    max_tokens: Int[Array, ""],
+) -> DecodeState:
+    ones = jnp.ones(state.last.shape, jnp.int32)
+    hidden, token_level = model.apply(
+        variables, state.last[..., None], ones, (*ancestors, state.level)
+    )
+    logits = model.apply(variables, hidden[..., 0, :], method=Llama.logits)
+    position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), state.step)
+    tokens, log_probabilities = draw(logits, position_keys.reshape(keys.shape), filters)
+
+    running = state.finish == Finish.RUNNING
+    stopped = jnp.any(tokens[..., None] == jnp.broadcast_to(stop_ids, (*tokens.shape, stop_ids.size)), axis=-1)
+    exhausted = state.step + 1 >= max_tokens
+    finish = jnp.where(stopped, Finish.STOP, jnp.where(exhausted, Finish.LENGTH, Finish.RUNNING))
+
+    def record(buffer: Array, value: Array) -> Array:
+        update = jnp.where(running, value, jnp.zeros_like(value))[..., None]
+        return jax.lax.dynamic_update_slice_in_dim(buffer, update, state.step, buffer.ndim - 1)
+
+    return DecodeState(
+        level=append(state.level, token_level, state.step),
+        tokens=record(state.tokens, tokens),
+        log_probabilities=record(state.log_probabilities, log_probabilities),
+        lengths=state.lengths + running.astype(jnp.int32),
+        finish=jnp.where(running, finish, state.finish).astype(jnp.int32),
+        last=tokens,
+        step=state.step + 1,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "size"))
+def _initial_state(model: Llama, first: Int[Array, "*N"], size: int) -> DecodeState:
+    return DecodeState(
+        level=empty_level(model, first.shape, size),
+        tokens=jnp.zeros((*first.shape, size), jnp.int32),
+        log_probabilities=jnp.zeros((*first.shape, size), jnp.float32),
+        lengths=jnp.zeros(first.shape, jnp.int32),
+        finish=jnp.full(first.shape, Finish.RUNNING, jnp.int32),
+        last=first,
+        step=jnp.int32(0),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _grow(state: DecodeState, size: int) -> DecodeState:
+    """Makes room for `size` tokens a node."""
+    more = size - state.size
+
+    def widen(buffer: Array, axis: int) -> Array:
+        padding = [(0, 0)] * buffer.ndim
+        padding[axis] = (0, more)
+        return jnp.pad(buffer, padding)
+
+    level = state.level.replace(
+        keys=widen(state.level.keys, -2), values=widen(state.level.values, -2)
+    )
+    return state.replace(
+        level=level,
+        tokens=widen(state.tokens, -1),
+        log_probabilities=widen(state.log_probabilities, -1),
+    )
