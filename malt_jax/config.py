@@ -1,27 +1,40 @@
-"""Every option of a run: its type, its default and what it means.
+"""Every option of a run: its type, its default, what it means, and how it is read.
 
-The defaults are the settings of the paper (arXiv 2412.01928, section 4 and appendices); where the
-paper leaves a choice open, the help text of the field says so. `malt_jax.config_files` reads them
-from YAML files and from the command line.
+The defaults are the settings of the paper (arXiv 2412.01928, section 4 and its appendices); where
+the paper leaves a choice open, the help text says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from malt_jax.errors import UserError
+from malt_jax.typed_values import ValueProblem, construct, describe_type, leaves, plain
+
+QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
+"""The embedded default: the tiny model on generated word problems, minutes on a CPU."""
 
 LINEAR_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def _option(default: Any, help: str) -> Any:
     """A dataclass field with the text that `--help` shows for it."""
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata={"help": help})
     return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
+    """The base model, which all roles share."""
+
     name: str = _option(
         "tiny",
         "tiny (embedded) | a preset such as llama3.1-8b (random weights) | a directory with a"
@@ -40,16 +53,22 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
+    """The questions, and how their answers are compared."""
+
     name: str = _option("arithmetic", "the kind of question: how answers are written and compared")
     train: str | None = _option(None, "file with the questions to learn from")
     test: str | None = _option(None, "file with the questions to evaluate on")
     train_questions: int | None = _option(None, "questions to learn from; null: all")
     test_questions: int | None = _option(None, "questions in the test split; null: all")
-    options: dict[str, Any] = _option({}, "options of this task alone; see malt_jax/tasks")
+    options: dict[str, Any] = dataclasses.field(
+        default_factory=dict, metadata={"help": "options of this task alone; see malt_jax/tasks"}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class RoleConfig:
+    """One role of the pipeline."""
+
     name: str = dataclasses.field(metadata={"help": "name of the role and of its adapter"})
     branching: int = _option(3, "completions sampled for every prompt of this role in the tree")
     prompt: str | None = _option(None, "YAML file with the role's prompt; null: the task's own")
@@ -57,6 +76,8 @@ class RoleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
+    """The roles that answer a question together."""
+
     roles: tuple[RoleConfig, ...] = _option(
         (RoleConfig("generator"), RoleConfig("verifier"), RoleConfig("refiner")),
         "the roles, in the order in which they act; the last one gives the answer",
@@ -65,6 +86,8 @@ class PipelineConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
+    """How completions are drawn."""
+
     temperature: float = _option(0.3, "0: always the most probable token")
     top_p: float = _option(1.0, "smallest set of tokens with this probability; 1: all")
     top_k: int = _option(0, "the k most probable tokens; 0: all")
@@ -77,6 +100,8 @@ class SamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CreditConfig:
+    """How graded trees become rows and pairs."""
+
     threshold: float = _option(0.5, "a completion is correct iff its value is strictly above")
     sft_rows: Literal["correct", "paired"] = _option(
         "correct", "rows for SFT: every correct completion, or only those that occur in a pair"
@@ -90,6 +115,8 @@ class CreditConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685), one a role."""
+
     rank: int = _option(8, "width of the adapter (left open by the paper)")
     alpha: float = _option(16.0, "the adapter is scaled by alpha / rank (left open by the paper)")
     dropout: float = _option(0.05, "on the adapter's input, in training (left open by the paper)")
@@ -100,6 +127,8 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LearningConfig:
+    """What is trained."""
+
     method: Literal["lora", "full"] = _option("lora", "train adapters or all weights")
     remat: bool = _option(True, "compute activations again in the backward pass: less memory")
     dpo_roles: tuple[str, ...] = _option(
@@ -109,7 +138,7 @@ class LearningConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SftConfig:
-    """Options of both training stages."""
+    """Training on single completions."""
 
     learning_rate: float = _option(2e-5, "highest learning rate; a cosine takes it to 0")
     batch_size: int = _option(8, "rows or pairs in an update")
@@ -126,6 +155,8 @@ class SftConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DpoConfig(SftConfig):
+    """Training on pairs: the options of sft, and DPO's own (arXiv 2305.18290)."""
+
     beta: float = _option(0.2, "strength of the pull towards the reference")
     label_smoothing: float = _option(0.0, "assumed probability that a pair is the wrong way round")
     nll_weight: float = _option(0.0, "weight of the chosen completion's negative log-likelihood")
@@ -133,6 +164,8 @@ class DpoConfig(SftConfig):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
+    """How the systems are compared."""
+
     questions: int | None = _option(None, "test questions to evaluate on; null: all")
     votes: int = _option(3, "independent passes whose answers are put to the vote (+mv)")
     seeds: int = _option(1, "repetitions with different random numbers")
@@ -155,3 +188,169 @@ class Config:
     sft: SftConfig = SftConfig()
     dpo: DpoConfig = DpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in a YAML file (None: the defaults), changed by `field=value` overrides.
+
+    An override's field is a full name ("sampling.top_p", "pipeline.roles.0.branching"), its value
+    is YAML. Later ones win.
+
+    Raises UserError for a file that cannot be read, a field that does not exist, a value of
+    another type and a value out of its range.
+    """
+    values = OmegaConf.create(plain(Config()))
+    if file is not None:
+        values = OmegaConf.merge(values, _read(Path(file)))
+    config = _constructed(values, str(file))
+    for override in overrides:
+        _apply(values, override)
+        config = _constructed(values, f"option {override}")
+    problems = list(_problems(config))
+    if problems:
+        raise UserError("options out of their range:\n  " + "\n  ".join(problems))
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """All options as YAML that `load_config` reads back to the same configuration."""
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+
+
+def diff(old: Config, new: Config) -> list[str]:
+    """The fields in which two configurations differ, with both values, one line each."""
+    before, after = dict(leaves(plain(old))), dict(leaves(plain(new)))
+    absent = "(absent)"
+    return [
+        f"{name}: {before.get(name, absent)} -> {after.get(name, absent)}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name, absent) != after.get(name, absent)
+    ]
+
+
+def describe_options() -> str:
+    """All fields with type, default and meaning, for the end of a command's `--help`."""
+    lines = ["options (field=value, or a YAML file):"]
+    hints = typing.get_type_hints(Config)
+    for field in dataclasses.fields(Config):
+        section = hints[field.name]
+        if not dataclasses.is_dataclass(section):
+            lines += _described(field, section, "")
+            continue
+        lines += ["", f"{field.name}: {str(section.__doc__).splitlines()[0]}"]
+        inner = typing.get_type_hints(section)
+        for option in dataclasses.fields(section):
+            lines += _described(option, inner[option.name], f"{field.name}.")
+    return "\n".join(lines)
+
+
+def _described(field: dataclasses.Field[Any], hint: Any, prefix: str) -> list[str]:
+    default = field.default if field.default is not dataclasses.MISSING else {}
+    shown = yaml.safe_dump(plain(default), default_flow_style=True, width=1000)
+    shown = shown.removesuffix("...\n").strip()
+    return [
+        f"  {prefix}{field.name}={shown}",
+        f"      {field.metadata['help']} ({describe_type(hint)})",
+    ]
+
+
+def _read(file: Path) -> Any:
+    try:
+        values = OmegaConf.load(file)
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the configuration {file} is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}, line {mark.line + 1}" if mark else str(file)
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{place}: this is not YAML: {problem}") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{file}: {str(error).splitlines()[0]}") from None
+    if not OmegaConf.is_dict(values):
+        raise UserError(f"{file} must hold sections (model:, task:, ...), not a list")
+    return values
+
+
+def _apply(values: Any, override: str) -> None:
+    field, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"\w+([.]\w+)*", field):
+        raise UserError(f"option {override!r}: write section.field=value")
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+        OmegaConf.update(values, field, value, merge=True, force_add=True)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"option {override!r}: the value is not YAML: {problem}") from None
+    except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
+        # All that is left: a path through a list that is no index of it.
+        raise UserError(f"option {override!r}: {str(error).splitlines()[0]}") from None
+
+
+def _constructed(values: Any, source: str) -> Config:
+    # Unresolved: an interpolation could show an environment variable in a file of the run.
+    container = OmegaConf.to_container(values, resolve=False)
+    for name, value in leaves(container):
+        if "${" in str(value):
+            raise UserError(f"{source}: {name} is {value!r}; interpolations are not supported")
+    try:
+        return construct(Config, container)
+    except ValueProblem as problem:
+        raise UserError(f"{source}: {problem}") from None
+
+
+def _problems(config: Config) -> Iterator[str]:
+    """What is out of range or does not fit together, one line a field."""
+    fields = dict(leaves(plain(config)))
+
+    def check(good: bool, name: str, wanted: str) -> Iterator[str]:
+        if not good:
+            yield f"{name} is {fields.get(name, '')!r}, but must be {wanted}"
+
+    positive = {
+        *("rounds", "model.max_positions", "task.train_questions", "task.test_questions"),
+        *("sampling.max_tokens", "sampling.questions_per_batch", "sampling.chunk"),
+        *("credit.max_rows_per_question", "credit.max_pairs_per_question"),
+        *("lora.rank", "lora.alpha", "dpo.beta"),
+        *("evaluation.questions", "evaluation.votes", "evaluation.seeds"),
+        "evaluation.questions_per_batch",
+    }
+    training = ("learning_rate", "batch_size", "micro_batch_size", "epochs", "max_grad_norm")
+    positive |= {f"{stage}.{name}" for stage in ("sft", "dpo") for name in training}
+    roles = config.pipeline.roles
+    positive |= {f"pipeline.roles.{index}.branching" for index in range(len(roles))}
+    for name in fields:
+        value = fields[name]
+        if name in positive and value is not None:
+            yield from check(value > 0, name, "above 0")
+
+    not_negative = ["sampling.temperature", "sampling.top_k", "dpo.nll_weight"]
+    not_negative += [
+        f"{stage}.{n}" for stage in ("sft", "dpo") for n in ("warmup_steps", "weight_decay")
+    ]
+    for name in not_negative:
+        yield from check(fields[name] >= 0, name, "0 or above")
+    yield from check(0 <= config.seed < 2**32, "seed", "from 0 to 2**32 - 1")
+    yield from check(0 < config.sampling.top_p <= 1, "sampling.top_p", "above 0 and at most 1")
+    yield from check(0 <= config.credit.threshold < 1, "credit.threshold", "at least 0 and below 1")
+    yield from check(0 <= config.lora.dropout < 1, "lora.dropout", "at least 0 and below 1")
+    smoothing = config.dpo.label_smoothing
+    yield from check(0 <= smoothing < 0.5, "dpo.label_smoothing", "at least 0 and below 0.5")
+    for stage, training_config in (("sft", config.sft), ("dpo", config.dpo)):
+        micro, batch = training_config.micro_batch_size, training_config.batch_size
+        divides = micro is None or micro < 1 or batch % micro == 0
+        yield from check(divides, f"{stage}.micro_batch_size", f"a divisor of batch_size={batch}")
+
+    targets = config.lora.targets
+    known = set(targets) <= set(LINEAR_LAYERS) and len(set(targets)) == len(targets) > 0
+    yield from check(known, "lora.targets", f"some of {', '.join(LINEAR_LAYERS)}, each once")
+    names = [role.name for role in roles]
+    if not names:
+        yield "pipeline.roles is empty: name at least one role"
+    for index, name in enumerate(names):
+        safe = re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None and name not in names[:index]
+        wanted = "of letters, digits, _ and - (it names a directory), and not used twice"
+        yield from check(safe, f"pipeline.roles.{index}.name", wanted)
+    trained = set(config.learning.dpo_roles) <= set(names)
+    yield from check(trained, "learning.dpo_roles", f"some of the roles: {', '.join(names)}")
