@@ -124,6 +124,11 @@ class LoraConfig:
         LINEAR_LAYERS, f"linear layers with an adapter, among {', '.join(LINEAR_LAYERS)}"
     )
 
+    @property
+    def scale(self) -> float:
+        """Factor of the low-rank product."""
+        return self.alpha / self.rank
+
 
 @dataclasses.dataclass(frozen=True)
 class LearningConfig:
