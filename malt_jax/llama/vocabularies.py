@@ -248,7 +248,7 @@ def _printable_bytes() -> list[str]:
     stand_ins = []
     next_free = 256
     for byte in range(256):
-        if 33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte:
+        if 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174:
             stand_ins.append(chr(byte))
         else:
             stand_ins.append(chr(next_free))
