@@ -1,0 +1,206 @@
+"""Generated word problems of two or three steps of arithmetic, any number of them.
+
+A question is a function of its split and its index alone, so nothing is stored. Which split a
+problem may occur in is decided by a hash of its numbers and operations: a held-out question's
+calculation occurs in no training question, under whatever names and words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from malt_jax.errors import UserError
+from malt_jax.tasks.base import Question, Split, Task
+
+LARGEST_VALUE = 99
+FACTORS = (2, 3, 4)
+TEST_SHARE = 8
+"""One calculation in this many belongs to the test split."""
+TRAIN_QUESTIONS = 1_000_000
+TEST_QUESTIONS = 100_000
+
+PEOPLE = {
+    "He": ("Tom", "Ben", "Sam", "Max", "Leo"),
+    "She": ("Ann", "Eva", "Mia", "Zoe", "Amy"),
+}
+THINGS = ("apples", "books", "cards", "coins", "eggs", "pens", "shells", "stamps", "stones", "toys")
+OPENINGS = ("{name} has {n} {things}.", "{name} owns {n} {things}.")
+GAINS = (
+    "{who} buys {n} more.",
+    "{who} finds {n} more.",
+    "{who} gets {n} from {friend}.",
+    "{friend} gives {name} {n} more.",
+)
+LOSSES = (
+    "{who} loses {n}.",
+    "{who} sells {n}.",
+    "{who} gives {n} to {friend}.",
+    "{friend} takes {n} of them.",
+)
+GROWTHS = ("Then {name} gets {n} times as many.", "The number grows {n} times as big.")
+CLOSINGS = ("How many {things} does {name} have now?", "How many {things} is that now?")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on the running value: `operator` is "+", "-" or "*"."""
+
+    operator: str
+    operand: int
+
+    def apply(self, value: int) -> int:
+        if self.operator == "+":
+            return value + self.operand
+        if self.operator == "-":
+            return value - self.operand
+        return value * self.operand
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A start value and the steps that act on it in turn."""
+
+    start: int
+    steps: tuple[Step, ...]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The running value after every step."""
+        values = [self.start]
+        for step in self.steps:
+            values.append(step.apply(values[-1]))
+        return tuple(values[1:])
+
+    @property
+    def split(self) -> Split:
+        """The only split whose questions may ask for this calculation."""
+        text = f"{self.start}" + "".join(f"{s.operator}{s.operand}" for s in self.steps)
+        digest = hashlib.sha256(text.encode()).digest()
+        return "test" if digest[0] % TEST_SHARE == 0 else "train"
+
+    @property
+    def solution(self) -> str:
+        """The worked solution in the form that the generator and the refiner write."""
+        lines = []
+        value = self.start
+        for step, result in zip(self.steps, self.values, strict=True):
+            lines.append(f"{value}{step.operator}{step.operand}={result}")
+            value = result
+        return "\n".join([*lines, f"Final Answer: {value}"])
+
+
+class ArithmeticTask(Task):
+    """Word problems with the given range of steps; `questions` are generated when asked for."""
+
+    name = "arithmetic"
+    kind = "number"
+
+    def __init__(self, min_steps: int = 2, max_steps: int = 3) -> None:
+        if not 1 <= min_steps <= max_steps:
+            raise UserError(
+                "task.options: 1 <= min_steps <= max_steps must hold, got"
+                f" min_steps={min_steps}, max_steps={max_steps}"
+            )
+        self.min_steps = min_steps
+        self.max_steps = max_steps
+
+    def questions(self, split: Split) -> Sequence[Question]:
+        return _Questions(self, split)
+
+    def question(self, split: Split, index: int) -> Question:
+        """The question at an index of a split; the same on every machine and in every version."""
+        problem, rng = self._draw(split, index)
+        return Question(
+            id=index,
+            text=_tell(problem, rng),
+            answer=str(problem.values[-1]),
+            metadata={"solution": problem.solution},
+        )
+
+    def problem(self, split: Split, index: int) -> Problem:
+        """The calculation behind the question at an index of a split."""
+        return self._draw(split, index)[0]
+
+    def _draw(self, split: Split, index: int) -> tuple[Problem, np.random.Generator]:
+        seed = [0 if split == "train" else 1, index]
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+        while True:
+            problem = _draw_problem(rng, int(rng.integers(self.min_steps, self.max_steps + 1)))
+            if problem.split == split:
+                return problem, rng
+
+
+class _Questions(Sequence[Question]):
+    """A split as a sequence whose questions are made when they are looked at."""
+
+    def __init__(self, task: ArithmeticTask, split: Split) -> None:
+        self._task = task
+        self._split: Split = split
+        self._indices = range(TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Question]: ...
+    def __getitem__(self, index: int | slice) -> Question | Sequence[Question]:
+        if isinstance(index, slice):
+            return [self._task.question(self._split, i) for i in self._indices[index]]
+        return self._task.question(self._split, self._indices[index])
+
+
+def _draw_problem(rng: np.random.Generator, length: int) -> Problem:
+    start = value = int(rng.integers(3, 50))
+    steps = []
+    for _ in range(length):
+        step = _draw_step(rng, value)
+        value = step.apply(value)
+        steps.append(step)
+    return Problem(start, tuple(steps))
+
+
+def _draw_step(rng: np.random.Generator, value: int) -> Step:
+    """A step that keeps the running value between 1 and LARGEST_VALUE."""
+    choices = []
+    if value + 2 <= LARGEST_VALUE:
+        choices.append("+")
+    if value > 2:
+        choices.append("-")
+    factors = [factor for factor in FACTORS if value * factor <= LARGEST_VALUE]
+    if factors:
+        choices.append("*")
+    operator = choices[int(rng.integers(len(choices)))]
+    if operator == "+":
+        return Step("+", int(rng.integers(2, LARGEST_VALUE - value + 1)))
+    if operator == "-":
+        return Step("-", int(rng.integers(2, value)))
+    return Step("*", factors[int(rng.integers(len(factors)))])
+
+
+def _tell(problem: Problem, rng: np.random.Generator) -> str:
+    """The problem in words."""
+
+    def pick(choices: Sequence[str]) -> str:
+        return choices[int(rng.integers(len(choices)))]
+
+    pronoun = pick(tuple(PEOPLE))
+    name = pick(PEOPLE[pronoun])
+    others = [person for group in PEOPLE.values() for person in group if person != name]
+    things = pick(THINGS)
+    sentences = [pick(OPENINGS).format(name=name, n=problem.start, things=things)]
+    for step in problem.steps:
+        template = pick({"+": GAINS, "-": LOSSES, "*": GROWTHS}[step.operator])
+        sentences.append(
+            template.format(
+                who=pick((pronoun, name)), name=name, friend=pick(others), n=step.operand
+            )
+        )
+    sentences.append(pick(CLOSINGS).format(name=name, things=things))
+    return " ".join(sentences)
