@@ -21,7 +21,7 @@ LOWEST = -1e30
 class Segment(NamedTuple):
     """One layer's keys and values of an ancestor level; `*M` is a prefix of the queries' `*N`."""
 
-    keys: Float[Array, "*M K S E"]
+    keys: Float[Array, "*M K E S"]
     values: Float[Array, "*M K S E"]
     lengths: Int[Array, "*M"]
 
@@ -36,7 +36,7 @@ class _Partial(NamedTuple):
 
 def attend(
     queries: Float[Array, "*N T K G E"],
-    keys: Float[Array, "*N K T E"],
+    keys: Float[Array, "*N K E T"],
     values: Float[Array, "*N K T E"],
     ancestors: Sequence[Segment],
 ) -> Float[Array, "*N T K G E"]:
@@ -51,7 +51,7 @@ def attend(
     causal = jnp.tril(jnp.ones((time, time), bool))
     parts = [_partial(rows, keys, values, causal, scale)]
     for segment in ancestors:
-        shape = (*segment.lengths.shape, segment.keys.shape[-2])
+        shape = (*segment.lengths.shape, segment.keys.shape[-1])
         index = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
         valid = index < segment.lengths[..., None]
         parts.append(_shared_partial(rows, segment, valid, scale))
@@ -64,12 +64,12 @@ def attend(
 
 def _partial(
     queries: Float[Array, "*N K G T E"],
-    keys: Float[Array, "*N K S E"],
+    keys: Float[Array, "*N K E S"],
     values: Float[Array, "*N K S E"],
     mask: Bool[Array, "T S"],
     scale: float,
 ) -> _Partial:
-    logits = jnp.einsum("...kgte,...kse->...kgts", queries, keys, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("...kgte,...kes->...kgts", queries, keys, preferred_element_type=jnp.float32)
     return _softmax_parts(logits * scale, jnp.broadcast_to(mask, logits.shape), values, "gt")
 
 
@@ -86,7 +86,7 @@ def _shared_partial(
     folded = queries.reshape(*leading[:shared], descendants, kv_heads, group * time, width)
     folded = jnp.moveaxis(folded, -4, -3)
     logits = jnp.einsum(
-        "...kdge,...kse->...kdgs", folded, segment.keys, preferred_element_type=jnp.float32
+        "...kdge,...kes->...kdgs", folded, segment.keys, preferred_element_type=jnp.float32
     )
     mask = jnp.broadcast_to(valid[..., None, None, None, :], logits.shape)
     part = _softmax_parts(logits * scale, mask, segment.values, "dg")

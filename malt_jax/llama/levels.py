@@ -14,10 +14,11 @@ class Level(flax.struct.PyTreeNode):
     The leading axes `*N` are the questions and the branches down to this depth, (Q, n_1, ..., n_d).
     The prefix of a node is the concatenation of its ancestors' segments, so a fork is one more
     leading axis below and copies nothing. Heads stand before tokens because attention batches over
-    them, which spares a transposition of the whole cache at every decode step.
+    them, and keys have their tokens last: so both products of a decode step read the cache in the
+    order it lies in (on a CPU the product with keys of the values' layout took twelve times longer).
     """
 
-    keys: Float[Array, "L *N K S E"]
+    keys: Float[Array, "L *N K E S"]
     """Rotary positions are already applied."""
     values: Float[Array, "L *N K S E"]
     lengths: Int[Array, "*N"]

@@ -76,3 +76,23 @@ class Linear(nn.Module):
 
 def _product(x: Float[Array, "*B in"], kernel: Float[Array, "out in"]) -> Float[Array, "*B out"]:
     return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))
+
+
+def merge_adapter(
+    params: dict[str, Any], adapter: dict[str, Any], lora: LoraConfig
+) -> dict[str, Any]:
+    """A copy of the base weights with the adapter's products added to the targeted kernels.
+
+    The sum is formed in float32 and rounded once to the kernel's dtype. Both arguments stay as they
+    are: adding to and subtracting from low-precision weights in place would not restore them.
+    """
+    merged = dict(params)
+    for name, child in adapter.items():
+        if "a" in child:
+            kernel = params[name]["kernel"]
+            update = lora.scale * jnp.einsum("lor,lri->loi", child["b"], child["a"])
+            total = kernel.astype(jnp.float32) + update
+            merged[name] = {**params[name], "kernel": total.astype(kernel.dtype)}
+        else:
+            merged[name] = merge_adapter(params[name], child, lora)
+    return merged

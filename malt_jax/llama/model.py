@@ -68,7 +68,7 @@ class Attention(nn.Module):
         queries = rotate(project("q", config.num_heads, "heads"), cos, sin)
         keys = rotate(project("k", kv_heads, "kv_heads"), cos, sin)
         values = project("v", kv_heads, "kv_heads")
-        keys, values = jnp.moveaxis(keys, -2, -3), jnp.moveaxis(values, -2, -3)
+        keys, values = jnp.moveaxis(keys, -3, -1), jnp.moveaxis(values, -3, -2)
         grouped = queries.reshape(*queries.shape[:-2], kv_heads, group, width)
         mixed = attend(grouped, keys, values, ancestors)
         mixed = mixed.reshape(*mixed.shape[:-3], config.num_heads * width)

@@ -57,10 +57,10 @@ def prefill(
 def empty_level(model: Llama, leading: tuple[int, ...], size: int) -> Level:
     """A level with room for `size` tokens a node, none of them valid."""
     config = model.config
-    shape = (config.num_layers, *leading, config.num_kv_heads, size, config.head_dim)
+    heads = (config.num_layers, *leading, config.num_kv_heads)
     return Level(
-        jnp.zeros(shape, model.dtype),
-        jnp.zeros(shape, model.dtype),
+        jnp.zeros((*heads, config.head_dim, size), model.dtype),
+        jnp.zeros((*heads, size, config.head_dim), model.dtype),
         jnp.zeros(leading, jnp.int32),
     )
 
@@ -71,8 +71,7 @@ def append(level: Level, token: Level, step: Int[Array, ""]) -> Level:
     One write position for the whole batch is what lets the compiler update the buffer in place.
     """
 
-    def write(buffer: Array, update: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(buffer, update, step, axis=buffer.ndim - 2)
-
-    lengths = jnp.full(level.lengths.shape, step + 1, jnp.int32)
-    return Level(write(level.keys, token.keys), write(level.values, token.values), lengths)
+    axis = level.keys.ndim - 1
+    keys = jax.lax.dynamic_update_slice_in_dim(level.keys, token.keys, step, axis)
+    values = jax.lax.dynamic_update_slice_in_dim(level.values, token.values, step, axis - 1)
+    return Level(keys, values, jnp.full(level.lengths.shape, step + 1, jnp.int32))

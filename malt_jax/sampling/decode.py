@@ -213,7 +213,7 @@ def _grow(state: DecodeState, size: int) -> DecodeState:
         return jnp.pad(buffer, padding)
 
     level = state.level.replace(
-        keys=widen(state.level.keys, -2), values=widen(state.level.values, -2)
+        keys=widen(state.level.keys, -1), values=widen(state.level.values, -2)
     )
     return state.replace(
         level=level,

@@ -1,0 +1,91 @@
+"""Sampling one role's completions for a batch of questions, from ragged token segments."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from malt_jax.llama.levels import Level
+from malt_jax.llama.model import Llama, Params
+from malt_jax.sampling.cache import pad_segments, prefill
+from malt_jax.sampling.decode import Completions, DecodeState, decode, node_keys
+from malt_jax.sampling.filters import Filters
+
+Segments = Sequence[Sequence[int]]
+"""Token ids of every node at one depth, in row-major order of (Q, n_1, ..., n_d)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A model and the settings that its completions are drawn with."""
+
+    model: Llama
+    filters: Filters
+    stop_ids: tuple[int, ...]
+    max_tokens: int
+    chunk: int
+
+    def sample(
+        self,
+        variables: Params,
+        levels: Sequence[Segments],
+        branching: Sequence[int],
+        questions: Int[np.ndarray, "Q"],
+        key: Key[Array, ""],
+        on_chunk: Callable[[DecodeState], None] | None = None,
+    ) -> Completions:
+        """Draws branching[-1] completions for every node of the deepest level given.
+
+        levels:    the prompt as segments, one list a level; levels[d] belongs to the nodes with
+                   leading axes (Q, *branching[:d]). No path may be empty.
+        branching: branches down to and including the completions, len(levels) numbers.
+        questions: ids of the questions, which the random keys depend on.
+
+        Each segment is prefilled once, whatever the number of its descendants. The last token of a
+        prompt is not prefilled but fed as the first input of the decode, separately by each of its
+        completions, so that no logits have to be carried over from the prefill.
+        """
+        rows = len(questions)
+        ancestors: tuple[Level, ...] = ()
+        for depth, segments in enumerate(levels):
+            leading = (rows, *branching[:depth])
+            if depth == len(levels) - 1:
+                first = np.array([segment[-1] for segment in segments], np.int32)
+                segments = [segment[:-1] for segment in segments]
+            tokens, lengths = pad_segments(segments, leading)
+            level = prefill(
+                self.model, variables, jnp.asarray(tokens), jnp.asarray(lengths), ancestors
+            )
+            ancestors = (*ancestors, level)
+        forked = np.repeat(first, branching[-1]).reshape(rows, *branching)
+        return decode(
+            self.model,
+            variables,
+            ancestors,
+            forked,
+            node_keys(key, questions, branching),
+            self.filters,
+            stop_ids=self.stop_ids,
+            max_tokens=self.max_tokens,
+            chunk=self.chunk,
+            on_chunk=on_chunk,
+        )
+
+
+def prompt_rows(levels: Sequence[Segments], branching: Sequence[int]) -> list[list[int]]:
+    """The whole prompt of every node of the deepest level, one row each, in row-major order."""
+    nodes = len(levels[-1])
+    below = [math.prod(branching[depth : len(levels) - 1]) for depth in range(len(levels))]
+    return [
+        [
+            token
+            for segments, descendants in zip(levels, below, strict=True)
+            for token in segments[node // descendants]
+        ]
+        for node in range(nodes)
+    ]
