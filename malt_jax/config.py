@@ -37,7 +37,7 @@ class ModelConfig:
 
     name: str = _option(
         "tiny",
-        "tiny (embedded) | a preset such as llama3.1-8b (random weights) | a directory with a"
+        "tiny (embedded) | a preset such as llama-3.1-8b (random weights) | a directory with a"
         " Hugging Face checkpoint | a .gguf file",
     )
     tokenizer: str | None = _option(
@@ -283,8 +283,8 @@ def _apply(values: Any, override: str) -> None:
     if not equals or not re.fullmatch(r"\w+([.]\w+)*", field):
         raise UserError(f"option {override!r}: write section.field=value")
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
-        OmegaConf.update(values, field, value, merge=True, force_add=True)
+        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+        OmegaConf.update(values, field, parsed["value"], merge=True, force_add=True)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or error
         raise UserError(f"option {override!r}: the value is not YAML: {problem}") from None

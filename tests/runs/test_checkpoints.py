@@ -1,0 +1,65 @@
+"""Trees of arrays come back as they were, or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from malt_jax.errors import UserError
+from malt_jax.runs.checkpoints import restore_tree, save_tree
+
+
+@pytest.fixture
+def tree() -> dict[str, Any]:
+    adapter = {"q": {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}}
+    state = optax.adamw(1e-3).init(adapter)
+    return {"adapter": adapter, "optimizer": state, "step": jnp.asarray(7)}
+
+
+def abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def test_the_same_values_come_back(tmp_path: Path, tree: dict[str, Any]) -> None:
+    save_tree(tmp_path / "x", tree)
+    for like in (tree, abstract(tree)):
+        back = restore_tree(tmp_path / "x", like)
+        assert jax.tree.structure(back) == jax.tree.structure(tree)
+        jax.tree.map(np.testing.assert_array_equal, back, tree)
+        assert jax.tree.map(lambda x: x.dtype, back) == jax.tree.map(lambda x: x.dtype, tree)
+
+
+def test_a_second_save_replaces_the_first(tmp_path: Path) -> None:
+    save_tree(tmp_path / "x", {"a": jnp.zeros(2)})
+    save_tree(tmp_path / "x", {"b": jnp.ones(3)})
+    back = restore_tree(tmp_path / "x", {"b": jnp.zeros(3)})
+    np.testing.assert_array_equal(back["b"], np.ones(3))
+
+
+def test_every_array_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    save_tree(tmp_path / "x", {"a": {"w": jnp.zeros((2, 3)), "old": jnp.zeros(1)}})
+    like = {"a": {"w": jnp.zeros((4, 3)), "new": jnp.zeros(1)}}
+    with pytest.raises(UserError) as error:
+        restore_tree(tmp_path / "x", like)
+    message = str(error.value)
+    assert "a.w is float32[2,3], not float32[4,3]" in message
+    assert "a.new is missing" in message and "a.old is not expected" in message
+
+
+def test_a_missing_checkpoint_is_an_error_for_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no checkpoint"):
+        restore_tree(tmp_path / "nothing", {"a": jnp.zeros(1)})
+
+
+def test_a_damaged_checkpoint_is_an_error_for_the_user(tmp_path: Path) -> None:
+    tree = {"a": jnp.arange(1000.0)}
+    save_tree(tmp_path / "x", tree)
+    for file in (tmp_path / "x").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match="damaged"):
+        restore_tree(tmp_path / "x", tree)
