@@ -94,7 +94,7 @@ def last_boxed(text: str) -> str | None:
 
 def _last_boxed(reply: str) -> str | None:
     opened: list[tuple[bool, int]] = []
-    start, found = -1, ""
+    start, found = -1, None
     for part in _BRACES.finditer(reply):
         if part[0] == "}":
             boxed, begin = opened.pop() if opened else (False, 0)
@@ -105,7 +105,7 @@ def _last_boxed(reply: str) -> str | None:
     for bare in _BARE_BOXED.finditer(reply):
         if bare.start(1) > start:
             start, found = bare.start(1), bare[1]
-    return found.strip() or None
+    return None if found is None else found.strip()
 
 
 def _final_line(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:

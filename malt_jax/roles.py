@@ -93,8 +93,7 @@ def load_pipeline(roles: Sequence[RoleConfig], prompts: Path) -> Pipeline:
             raise UserError(f"pipeline.roles: two roles are named {config.name!r}")
         if config.branching < 1:
             raise UserError(
-                f"pipeline.roles: {config.name}.branching must be 1 or more,"
-                f" got {config.branching}"
+                f"pipeline.roles: {config.name}.branching must be 1 or more, got {config.branching}"
             )
         path = Path(config.prompt) if config.prompt else prompts / f"{config.name}.yaml"
         loaded.append(load_role(path, config.name, config.branching, ancestors=names))

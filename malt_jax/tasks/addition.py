@@ -1,0 +1,126 @@
+"""Generated addition word problems, for models too small for published benchmarks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+
+from malt_jax.errors import UserError
+from malt_jax.tasks.base import Question, Split, Task
+
+TRAIN_QUESTIONS = 100_000
+TEST_QUESTIONS = 20_000
+TEST_SHARE = 4
+"""One set of addends in this many belongs to the test split."""
+
+PEOPLE = (
+    "Ada", "Ben", "Cara", "Dan", "Emma", "Finn", "Grace", "Hugo",
+    "Iris", "Jack", "Kate", "Liam", "Mia", "Noah", "Olga", "Paul",
+)  # fmt: skip
+THINGS = (
+    "apples", "balloons", "books", "buttons", "candies", "cards", "coins", "cookies",
+    "crayons", "flowers", "marbles", "pencils", "shells", "stamps", "stickers", "stones",
+)  # fmt: skip
+STORIES = (
+    ("{name} has {n} {things}.", "{name} finds {n} more.", "How many {things} does {name} have?"),
+    ("{name} buys {n} {things}.", "{name} buys {n} more.", "How many {things} does {name} buy?"),
+    (
+        "There are {n} {things} in a box.",
+        "{name} puts in {n} more.",
+        "How many {things} are in the box?",
+    ),
+    (
+        "{name} counts {n} {things} in one room.",
+        "There are {n} {things} in the next room.",
+        "How many {things} are there in all?",
+    ),
+    (
+        "{name} sold {n} {things} in the morning.",
+        "Later {name} sold {n} more.",
+        "How many {things} did {name} sell in total?",
+    ),
+)
+"""How a story begins, goes on with each further addend, and ends."""
+
+
+class AdditionTask(Task):
+    """Sums of min_addends to max_addends integers from low to high, both included.
+
+    A question is a function of its split and its index alone. Which split a problem may occur in is
+    decided by a hash of its addends, whatever their order and the story around them.
+    """
+
+    name = "addition"
+    kind = "number"
+
+    def __init__(
+        self, low: int = 10, high: int = 49, min_addends: int = 2, max_addends: int = 3
+    ) -> None:
+        if not 0 <= low < high:
+            raise UserError(f"task.options: 0 <= low < high must hold, got {low=}, {high=}")
+        if not 2 <= min_addends <= max_addends:
+            raise UserError(
+                "task.options: 2 <= min_addends <= max_addends must hold, got"
+                f" {min_addends=}, {max_addends=}"
+            )
+        if (high - low + 1) ** min_addends < 64:
+            raise UserError(
+                f"task.options: {low=} to {high=} gives too few problems for two splits"
+            )
+        self._values = (low, high + 1)
+        self._addends = (min_addends, max_addends + 1)
+
+    def questions(self, split: Split) -> Sequence[Question]:
+        return _Questions(self, split)
+
+    def question(self, split: Split, index: int) -> Question:
+        """The question at an index of a split; the same on every machine."""
+        seed = [0 if split == "train" else 1, index]
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+        while True:
+            addends = rng.integers(*self._values, size=rng.integers(*self._addends)).tolist()
+            if _split(addends) == split:
+                break
+        return Question(
+            id=index,
+            text=_tell(addends, rng),
+            answer=str(sum(addends)),
+            metadata={"addends": " ".join(map(str, addends))},
+        )
+
+
+class _Questions(Sequence[Question]):
+    """A split as a sequence whose questions are made when they are looked at."""
+
+    def __init__(self, task: AdditionTask, split: Split) -> None:
+        self._task = task
+        self._split: Split = split
+        self._indices = range(TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Question]: ...
+    def __getitem__(self, index: int | slice) -> Question | Sequence[Question]:
+        if isinstance(index, slice):
+            return [self._task.question(self._split, i) for i in self._indices[index]]
+        return self._task.question(self._split, self._indices[index])
+
+
+def _split(addends: Sequence[int]) -> Split:
+    digest = hashlib.sha256(" ".join(map(str, sorted(addends))).encode()).digest()
+    return "test" if digest[0] % TEST_SHARE == 0 else "train"
+
+
+def _tell(addends: Sequence[int], rng: np.random.Generator) -> str:
+    first, further, last = STORIES[rng.integers(len(STORIES))]
+    name, things = PEOPLE[rng.integers(len(PEOPLE))], THINGS[rng.integers(len(THINGS))]
+    sentences = [first, *(further for _ in addends[1:])]
+    told = [text.format(name=name, things=things, n=n) for text, n in zip(sentences, addends)]
+    return " ".join([*told, last.format(name=name, things=things)])
