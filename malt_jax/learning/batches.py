@@ -1,0 +1,202 @@
+"""Training rows as padded batches of a few fixed shapes, in an order that only the seed decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import flax.struct
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+MAX_SHAPES = 4
+"""Shapes a training set may be padded to; each one is a program to compile."""
+LENGTH_MULTIPLE = 16
+CUT_CANDIDATES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One training row: a prompt with one completion (SFT) or with (chosen, rejected) (DPO).
+
+    Token ids; completions include their stop token.
+    """
+
+    prompt: Sequence[int]
+    completions: tuple[Sequence[int], ...]
+
+    @property
+    def positions(self) -> int:
+        """Positions of the model that the longest completion reaches."""
+        return len(self.prompt) + max(map(len, self.completions))
+
+
+class Batch(flax.struct.PyTreeNode):
+    """B rows of N completions each.
+
+    The prompt is computed once for all N completions, as the level above them. Its last token is
+    their first input, so that the prompt's level needs no logits.
+    """
+
+    rows: Int[Array, " B"]
+    """Index of each row's example; -1 for padding rows."""
+    weights: Float[Array, " B"]
+    """1, or 0 for padding rows."""
+    prompts: Int[Array, "B P"]
+    """Prompts without their last token."""
+    prompt_lengths: Int[Array, " B"]
+    completions: Int[Array, "B N C+1"]
+    """The prompt's last token, then the completion."""
+    lengths: Int[Array, "B N"]
+    """Tokens of each completion."""
+    reference_logps: Float[Array, "B N"] | None = None
+    """Log-probabilities of the completions under DPO's reference."""
+
+    @property
+    def inputs(self) -> Int[Array, "B N C"]:
+        return self.completions[..., :-1]
+
+    @property
+    def targets(self) -> Int[Array, "B N C"]:
+        return self.completions[..., 1:]
+
+
+def within_limit(examples: Sequence[Example], max_positions: int) -> tuple[list[int], int]:
+    """Indices of the examples that fit into `max_positions` positions, and how many do not."""
+    kept = [i for i, example in enumerate(examples) if example.positions <= max_positions]
+    return kept, len(examples) - len(kept)
+
+
+class Batches:
+    """The batches of a training set.
+
+    Rows of similar length share a shape, and there are at most MAX_SHAPES shapes. Batch `step` of
+    epoch `epoch` is a pure function of (examples, batch size, seed, epoch, step); an epoch holds
+    every row once, the last batch of the longest rows being filled up with rows of weight 0.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        batch_size: int,
+        seed: int,
+        *,
+        reference_logps: Float[np.ndarray, "rows N"] | None = None,
+    ) -> None:
+        if not examples:
+            raise ValueError("there are no examples to make batches of")
+        if any(not e.prompt or not all(map(len, e.completions)) for e in examples):
+            raise ValueError("every example needs a prompt and completions of at least one token")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.reference_logps = reference_logps
+        self._groups = _groups_by_length(examples, batch_size)
+        self._orders: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """The shapes (P, C) that occur."""
+        return sorted(self._groups)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        if epoch not in self._orders:
+            self._orders = {epoch: self._order(epoch)}
+        shape, rows = self._orders[epoch][step]
+        return self._pad(rows, *shape)
+
+    def _order(self, epoch: int) -> list[tuple[tuple[int, int], np.ndarray]]:
+        """Shape and rows of every batch of an epoch."""
+        generator = np.random.default_rng([self.seed, epoch])
+        batches = []
+        for shape, members in sorted(self._groups.items()):
+            shuffled = generator.permutation(members)
+            for start in range(0, len(shuffled), self.batch_size):
+                batches.append((shape, shuffled[start : start + self.batch_size]))
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+    def _pad(self, rows: np.ndarray, prompt_width: int, completion_width: int) -> Batch:
+        size, branches = self.batch_size, len(self.examples[0].completions)
+        indices = np.full(size, -1, np.int32)
+        indices[: len(rows)] = rows
+        prompts = np.zeros((size, prompt_width), np.int32)
+        prompt_lengths = np.zeros(size, np.int32)
+        completions = np.zeros((size, branches, completion_width + 1), np.int32)
+        lengths = np.zeros((size, branches), np.int32)
+        for slot, row in enumerate(rows):
+            example = self.examples[row]
+            *head, last = example.prompt
+            prompts[slot, : len(head)] = head
+            prompt_lengths[slot] = len(head)
+            for branch, completion in enumerate(example.completions):
+                completions[slot, branch, 0] = last
+                completions[slot, branch, 1 : len(completion) + 1] = completion
+                lengths[slot, branch] = len(completion)
+        reference = None
+        if self.reference_logps is not None:
+            reference = np.zeros((size, branches), np.float32)
+            reference[: len(rows)] = self.reference_logps[rows]
+        return Batch(
+            rows=indices,
+            weights=(indices >= 0).astype(np.float32),
+            prompts=prompts,
+            prompt_lengths=prompt_lengths,
+            completions=completions,
+            lengths=lengths,
+            reference_logps=reference,
+        )
+
+
+def _groups_by_length(
+    examples: Sequence[Example], batch_size: int
+) -> dict[tuple[int, int], np.ndarray]:
+    """Rows by the shape (P, C) they are padded to.
+
+    Rows are sorted by length and cut where the padded tokens are fewest, at whole batches, so that
+    only the last group can have a batch that is not full.
+    """
+    branches = len(examples[0].completions)
+    prompts = np.array([len(example.prompt) - 1 for example in examples])
+    completions = np.array([max(map(len, example.completions)) for example in examples])
+    order = np.argsort(prompts + branches * completions, kind="stable")
+    starts = np.arange(0, len(order), batch_size)
+    widest_prompt = _round_up(np.maximum.reduceat(prompts[order], starts))
+    widest_completion = _round_up(np.maximum.reduceat(completions[order], starts))
+
+    def shape(start: int, stop: int) -> tuple[int, int]:
+        return int(widest_prompt[start:stop].max()), int(widest_completion[start:stop].max())
+
+    def cost(start: int, stop: int) -> int:
+        prompt, completion = shape(start, stop)
+        return (stop - start) * (prompt + branches * completion)
+
+    groups: dict[tuple[int, int], list[np.ndarray]] = {}
+    for start, stop in _cheapest_cuts(len(starts), cost):
+        rows = order[start * batch_size : stop * batch_size]
+        groups.setdefault(shape(start, stop), []).append(rows)
+    return {key: np.concatenate(rows) for key, rows in groups.items()}
+
+
+def _cheapest_cuts(count: int, cost: Callable[[int, int], int]) -> list[tuple[int, int]]:
+    """Cuts range(count) into at most MAX_SHAPES intervals of least total cost (Bellman's recursion
+    over up to CUT_CANDIDATES places to cut)."""
+    places = sorted({round(x) for x in np.linspace(0, count, min(count, CUT_CANDIDATES) + 1)})
+    best: dict[int, tuple[float, list[tuple[int, int]]]] = {0: (0.0, [])}
+    for _ in range(MAX_SHAPES):
+        best = {
+            stop: min(
+                (total + cost(start, stop), [*cuts, (start, stop)])
+                for start, (total, cuts) in best.items()
+                if start < stop
+            )
+            for stop in places[1:]
+        } | {0: (0.0, [])}
+    return best[count][1]
+
+
+def _round_up(lengths: np.ndarray) -> np.ndarray:
+    return np.maximum(1, -(-lengths // LENGTH_MULTIPLE)) * LENGTH_MULTIPLE

@@ -1,0 +1,104 @@
+"""The host loop that both training stages run: epochs of batches through `train_step`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from malt_jax.config import DpoConfig, SftConfig
+from malt_jax.errors import UserError
+from malt_jax.learning.batches import Batches, Example, within_limit
+from malt_jax.learning.optimizer import epochs_for
+from malt_jax.learning.policy import Policy
+from malt_jax.learning.train_step import Metrics, Objective, init_state, train_step
+from malt_jax.llama.model import Params
+
+StepMetrics = dict[str, float]
+OnStep = Callable[[StepMetrics], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training stage leaves behind."""
+
+    trainable: Params
+    history: list[StepMetrics]
+    """Metrics of every update, with "step" (from 1), "steps", "epoch" and "seconds_left"."""
+    rows: int
+    """Rows trained on."""
+    dropped: int
+    """Rows left out because they do not fit into the model's positions."""
+    reference_logps: Float[np.ndarray, "rows N"] | None = None
+    """DPO: the reference's log-probabilities of every row given, dropped ones NaN."""
+
+
+def rows_that_fit(examples: Sequence[Example], policy: Policy, what: str) -> tuple[list[int], int]:
+    """Indices of the rows that the model's positions can hold, and how many it cannot.
+
+    Raises UserError when there are no rows, or none that fits.
+    """
+    if not examples:
+        raise UserError(f"there are no {what} to train on")
+    limit = policy.model.config.max_positions
+    kept, dropped = within_limit(examples, limit)
+    if not kept:
+        shortest = min(example.positions for example in examples)
+        raise UserError(
+            f"none of the {len(examples)} {what} fits into the model's {limit} positions (the"
+            f" shortest needs {shortest}): raise model.max_positions or lower sampling.max_tokens"
+        )
+    return kept, dropped
+
+
+def fit(
+    policy: Policy,
+    objective: Objective,
+    base: Params,
+    start: Params,
+    batches: Batches,
+    config: SftConfig | DpoConfig,
+    *,
+    seed: int,
+    on_step: OnStep | None,
+) -> tuple[Params, list[StepMetrics]]:
+    """Trains from `start`, which is left as it is, for the configured number of epochs.
+
+    Metrics reach `on_step` one update late: the host never waits for the update in progress.
+    """
+    micro = config.micro_batch_size
+    if micro is not None and config.batch_size % micro:
+        raise UserError(f"micro_batch_size={micro} does not divide batch_size={config.batch_size}")
+    epochs = config.epochs or epochs_for(len(batches.examples))
+    per_epoch = batches.steps_per_epoch
+    steps = epochs * per_epoch
+    state = init_state(start, config)
+    key = jax.random.key(seed)
+    total_steps = jnp.asarray(steps, jnp.int32)
+    history: list[StepMetrics] = []
+    began = time.monotonic()
+
+    def record(metrics: Metrics) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        done = len(history) + 1
+        values |= {"step": done, "steps": steps, "epoch": done / per_epoch}
+        values["seconds_left"] = (time.monotonic() - began) / done * (steps - done)
+        history.append(values)
+        if on_step is not None:
+            on_step(values)
+
+    pending: Metrics | None = None
+    for step in range(steps):
+        batch = batches.batch(step // per_epoch, step % per_epoch)
+        state, metrics = train_step(policy, objective, config, state, base, batch, total_steps, key)
+        if pending is not None:
+            record(pending)
+        pending = metrics
+    if pending is not None:
+        record(pending)
+    return state.trainable, history

@@ -1,0 +1,52 @@
+"""AdamW with clipped gradients, its learning-rate schedule, and how long to train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from malt_jax.config import DpoConfig, SftConfig
+
+UNDECAYED = ("scale", "bias")
+
+
+def epochs_for(rows: int) -> int:
+    """Epochs for a training set of `rows` rows: the rule of the paper's training service,
+    clamp(round(10000 / rows), 1, 10)."""
+    return max(1, min(10, round(10_000 / rows)))
+
+
+def optimizer(config: SftConfig | DpoConfig) -> optax.GradientTransformation:
+    """AdamW (arXiv 1711.05101) after clipping to `max_grad_norm`, in units of the learning rate.
+
+    The learning rate is left to `learning_rate`, so that stages of different lengths run the same
+    compiled program. Norm scales and biases are not decayed.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.add_decayed_weights(config.weight_decay, mask=_decayed),
+    )
+
+
+def _decayed(trainable: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key not in UNDECAYED, trainable
+    )
+
+
+def learning_rate(
+    step: Int[Array, ""], total_steps: Int[Array, ""], config: SftConfig | DpoConfig
+) -> Float[Array, ""]:
+    """Learning rate of update number `step` (from 0): linear from 0 over `warmup_steps`, then half
+    a cosine down to 0 at `total_steps`, as transformers' `get_cosine_schedule_with_warmup`."""
+    step, total = step.astype(jnp.float32), total_steps.astype(jnp.float32)
+    warmup = float(config.warmup_steps)
+    rise = step / max(1.0, warmup)
+    progress = jnp.clip((step - warmup) / jnp.maximum(1.0, total - warmup), 0.0, 1.0)
+    fall = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+    return config.learning_rate * jnp.where(step < warmup, rise, fall)

@@ -1,0 +1,78 @@
+"""What training changes: a role's adapter over the frozen base, or all of the model's weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from malt_jax.learning.batches import Batch
+from malt_jax.learning.losses import TokenScores, token_scores
+from malt_jax.llama.levels import Level
+from malt_jax.llama.model import Llama, Params, init_adapter
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A model and which of its weights a role owns.
+
+    With "lora" a role's trainable tree is its adapter and all roles share the base; with "full" it
+    is the whole parameter tree and the base is only where it starts. Trainable trees are float32,
+    whatever the model computes in.
+    """
+
+    model: Llama
+    method: Literal["lora", "full"]
+
+    def __post_init__(self) -> None:
+        if (self.method == "lora") != (self.model.lora is not None):
+            raise ValueError("the model must have a LoRA configuration iff the method is 'lora'")
+
+    def init(self, base: Params, key: Array) -> Params:
+        """A role's untrained tree, which leaves the base's outputs as they are."""
+        if self.method == "lora":
+            return init_adapter(self.model, key)
+        return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), base)
+
+    def variables(self, base: Params, trainable: Params) -> dict[str, Params]:
+        """The model's variables with a role's weights."""
+        if self.method == "lora":
+            return {"params": base, "adapter": trainable}
+        return {"params": trainable}
+
+    def score(
+        self,
+        base: Params,
+        trainable: Params,
+        batch: Batch,
+        dropout_key: Array | None = None,
+    ) -> TokenScores:
+        """Scores of every completion token, [B, N, C]; dropout acts iff a key is given.
+
+        Gradients reach the prompt's level through its keys and values.
+        """
+        variables = self.variables(base, trainable)
+
+        def run(
+            tokens: Int[Array, "*N T"],
+            lengths: Int[Array, "*N"],
+            ancestors: Sequence[Level],
+            segment: int,
+        ) -> tuple[Float[Array, "*N T D"], Level]:
+            rngs = None
+            if dropout_key is not None:
+                rngs = {"dropout": jax.random.fold_in(dropout_key, segment)}
+            return self.model.apply(variables, tokens, lengths, ancestors, rngs=rngs)
+
+        def logits_of(hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+            return self.model.apply(variables, hidden, method=Llama.logits)
+
+        _, prompt = run(batch.prompts, batch.prompt_lengths, (), 0)
+        hidden, _ = run(batch.inputs, batch.lengths, (prompt,), 1)
+        return token_scores(
+            logits_of, hidden, batch.targets, vocab_size=self.model.config.vocab_size
+        )
