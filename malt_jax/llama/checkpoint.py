@@ -103,9 +103,10 @@ def save_checkpoint(
         aside.chmod(0o755)
         for file in aside.iterdir():
             file.chmod(0o644)
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+            _sync(file)
+        _sync(aside)
         aside.rename(directory)
+        _sync(directory.parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -123,6 +124,15 @@ def _write(directory: Path, checkpoint: Checkpoint, max_shard_bytes: int) -> Non
     huggingface.write_json(directory / huggingface.GENERATION_CONFIG, ends)
     tensors = disassemble(checkpoint.params, config)
     huggingface.write_tensors(directory, tensors, max_shard_bytes=max_shard_bytes)
+
+
+def _sync(path: Path) -> None:
+    """Makes a file, or the names in a directory, last through a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _random_checkpoint(name: str, tokenizer: str | None, dtype: Any, key: Array) -> Checkpoint:

@@ -63,7 +63,7 @@ def open_tensors(directory: Path) -> Iterator[TensorSource]:
         holders: dict[str, Any] = {}
         for file in files:
             opened = stack.enter_context(_open(file))
-            holders.update({name: opened for name in opened.keys()})
+            holders.update(dict.fromkeys(opened.keys(), opened))
 
         def read(name: str) -> np.ndarray:
             try:

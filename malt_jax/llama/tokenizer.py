@@ -144,7 +144,7 @@ class Tokenizer:
                 " default; put a chat_template.jinja beside the tokenizer"
             )
         try:
-            return self._fast.apply_chat_template(
+            text = self._fast.apply_chat_template(
                 messages,
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
@@ -155,6 +155,7 @@ class Tokenizer:
             raise UserError(
                 f"{self._origin}: the chat template fails for turns of {roles}: {error}"
             ) from error
+        return str(text)
 
     def save(self, directory: Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, the chat template inside the latter."""

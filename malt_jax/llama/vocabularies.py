@@ -191,7 +191,7 @@ def _read_sentencepiece(data: bytes, path: Path) -> Tokenizer:
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
         model.ParseFromString(data)
     except DecodeError:
