@@ -1,0 +1,132 @@
+"""Who deserves credit: values, labels, SFT rows and preference pairs of a reasoning tree.
+
+Rewards of the leaves have the shape [Q, n_1, ..., n_d]; a node of role r (from 0) is an index into
+the first r + 2 axes: its question's row, then the branch taken at every role. See MALT (arXiv
+2412.01928), section 4.2 and algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from malt_jax.config import CreditConfig
+
+
+class Node(NamedTuple):
+    """A completion in a tree: its question's row, and the branch taken at every role down to it."""
+
+    question: int
+    path: tuple[int, ...]
+
+
+class Pair(NamedTuple):
+    """Two completions of one prompt, of which the first is to be preferred."""
+
+    chosen: Node
+    rejected: Node
+
+
+@dataclass(frozen=True)
+class RoleRows:
+    """What one role learns from a tree."""
+
+    sft: tuple[Node, ...]
+    pairs: tuple[Pair, ...]
+
+
+def values(rewards: Float[np.ndarray, "Q *n"]) -> tuple[Float[np.ndarray, "Q *m"], ...]:
+    """The value of every node, per role: the mean reward of the leaves below it, in float64.
+
+    Element r has the shape rewards.shape[: r + 2]; the last one is the rewards.
+    """
+    rewards = np.asarray(rewards, np.float64)
+    return tuple(
+        rewards.mean(axis=tuple(range(depth, rewards.ndim))) for depth in range(2, rewards.ndim + 1)
+    )
+
+
+def labels(value: Float[np.ndarray, "*n"], threshold: float) -> Bool[np.ndarray, "*n"]:
+    """Correct nodes: value strictly above the threshold, so that a tie is incorrect."""
+    return value > threshold
+
+
+def assign(
+    rewards: Float[np.ndarray, "Q *n"],
+    completions: Sequence[Shaped[np.ndarray, "Q *m"]],
+    question_ids: Sequence[int],
+    config: CreditConfig,
+    seed: int,
+) -> tuple[RoleRows, ...]:
+    """What every role learns: its correct nodes, and correct x incorrect siblings as pairs.
+
+    completions:  per role, what the nodes wrote, as an array of strings. If the configuration says
+        so, all but the first of equal siblings are left out; for the values they count.
+    question_ids: the questions' ids, at least 0. The random choice under a cap depends on the seed,
+        the role and the question's id alone, not on how questions are batched.
+
+    Rows are in the order of the nodes, pairs in the order of (chosen, rejected). Caps come last: a
+    correct node counts as paired even if the cap on pairs leaves its pairs out.
+    """
+    return tuple(
+        _role_rows(value, written, question_ids, config, (seed, role))
+        for role, (value, written) in enumerate(zip(values(rewards), completions, strict=True))
+    )
+
+
+def _role_rows(
+    value: Float[np.ndarray, "Q *n"],
+    written: Shaped[np.ndarray, "Q *n"],
+    question_ids: Sequence[int],
+    config: CreditConfig,
+    seed: tuple[int, int],
+) -> RoleRows:
+    correct = labels(value, config.threshold)
+    kept = ~_repeats_sibling(written) if config.drop_duplicates else np.ones_like(correct)
+    chosen, rejected = correct & kept, ~correct & kept
+    rows = chosen
+    if config.sft_rows == "paired":
+        rows = chosen & rejected.any(axis=-1, keepdims=True)
+    pairs = chosen[..., :, None] & rejected[..., None, :]
+    row_indices = _cap(np.argwhere(rows), config.max_rows_per_question, question_ids, (*seed, 0))
+    pair_indices = _cap(np.argwhere(pairs), config.max_pairs_per_question, question_ids, (*seed, 1))
+    return RoleRows(
+        sft=tuple(_node(*index) for index in row_indices.tolist()),
+        pairs=tuple(
+            Pair(_node(*parent, better), _node(*parent, worse))
+            for *parent, better, worse in pair_indices.tolist()
+        ),
+    )
+
+
+def _repeats_sibling(written: Shaped[np.ndarray, "*N n"]) -> Bool[np.ndarray, "*N n"]:
+    """Nodes that wrote what an earlier sibling wrote."""
+    equal = (written[..., :, None] == written[..., None, :]).astype(bool)
+    return np.tril(equal, -1).any(axis=-1)
+
+
+def _cap(
+    indices: Int[np.ndarray, "rows axes"],
+    cap: int | None,
+    question_ids: Sequence[int],
+    seed: tuple[int, ...],
+) -> Int[np.ndarray, "rows axes"]:
+    """At most `cap` rows of each question, drawn without replacement, in their order."""
+    if cap is None:
+        return indices
+    kept = []
+    for question, question_id in enumerate(question_ids):
+        of_question = indices[indices[:, 0] == question]
+        if len(of_question) > cap:
+            rng = np.random.default_rng([*seed, question_id])
+            of_question = of_question[np.sort(rng.choice(len(of_question), cap, replace=False))]
+        kept.append(of_question)
+    return np.concatenate(kept) if kept else indices
+
+
+def _node(question: int, *path: int) -> Node:
+    return Node(question, path)
