@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +71,16 @@ def mcnemar(correct: Float[np.ndarray, "Q"], baseline: Float[np.ndarray, "Q"]) -
     return min(1.0, 2 * tail / 2**discordant)
 
 
-def majority_vote(answers: Iterable[str | None]) -> str | None:
-    """The most frequent answer; of several, the one that was given first. None does not vote."""
-    counts = Counter(answer for answer in answers if answer is not None)
-    return max(counts, key=counts.__getitem__, default=None)
+def majority_vote(
+    answers: Iterable[str | None], equal: Callable[[str, str], bool] = operator.eq
+) -> str | None:
+    """The most frequent answer; of several, the one that was given first. None does not vote.
+
+    equal: whether two answers say the same; an answer counts for the first one that it equals.
+    """
+    votes: dict[str, int] = {}
+    for answer in answers:
+        if answer is not None:
+            same = next((known for known in votes if equal(known, answer)), answer)
+            votes[same] = votes.get(same, 0) + 1
+    return max(votes, key=votes.__getitem__, default=None)
