@@ -20,9 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 from malt_jax.errors import UserError
 from malt_jax.typed_values import ValueProblem, construct, describe_type, leaves, plain
 
-QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
-"""The embedded default: the tiny model on generated word problems, minutes on a CPU."""
-
 LINEAR_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -204,13 +201,14 @@ def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -
     Raises UserError for a file that cannot be read, a field that does not exist, a value of
     another type and a value out of its range.
     """
-    values = OmegaConf.create(plain(Config()))
+    values = plain(Config())
+    config = Config()
     if file is not None:
-        values = OmegaConf.merge(values, _read(Path(file)))
-    config = _constructed(values, str(file))
+        values = _merged(values, _read(Path(file)))
+        config = _constructed(values, str(file))
     for override in overrides:
-        _apply(values, override)
-        config = _constructed(values, f"option {override}")
+        values = _overridden(values, override)
+        config = _constructed(values, f"option {override!r}")
     problems = list(_problems(config))
     if problems:
         raise UserError("options out of their range:\n  " + "\n  ".join(problems))
@@ -261,7 +259,8 @@ def _described(field: dataclasses.Field[Any], hint: Any, prefix: str) -> list[st
 
 def _read(file: Path) -> Any:
     try:
-        values = OmegaConf.load(file)
+        # Unresolved: an interpolation could bring the environment into the files of a run.
+        values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except OSError as error:
         raise UserError(f"cannot read the configuration {file}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -273,34 +272,55 @@ def _read(file: Path) -> Any:
         raise UserError(f"{place}: this is not YAML: {problem}") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{file}: {str(error).splitlines()[0]}") from None
-    if not OmegaConf.is_dict(values):
+    if not isinstance(values, dict):
         raise UserError(f"{file} must hold sections (model:, task:, ...), not a list")
     return values
 
 
-def _apply(values: Any, override: str) -> None:
+def _overridden(values: Any, override: str) -> Any:
     field, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+([.]\w+)*", field):
         raise UserError(f"option {override!r}: write section.field=value")
     try:
         parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-        OmegaConf.update(values, field, parsed["value"], merge=True, force_add=True)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or error
         raise UserError(f"option {override!r}: the value is not YAML: {problem}") from None
-    except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
-        # All that is left: a path through a list that is no index of it.
+    except OmegaConfBaseException as error:
         raise UserError(f"option {override!r}: {str(error).splitlines()[0]}") from None
+    try:
+        return _replaced(values, field.split("."), parsed["value"])
+    except IndexError as error:
+        raise UserError(f"option {override!r}: {error}") from None
+
+
+def _replaced(values: Any, keys: Sequence[str], new: Any) -> Any:
+    """The values with `new` merged in below a path of keys and of list indices."""
+    if not keys:
+        return _merged(values, new)
+    key, rest = keys[0], keys[1:]
+    if isinstance(values, list):
+        if not key.isdecimal() or int(key) >= len(values):
+            raise IndexError(f"the list has the items 0 to {len(values) - 1}, and no {key}")
+        index = int(key)
+        return [*values[:index], _replaced(values[index], rest, new), *values[index + 1 :]]
+    section = values if isinstance(values, dict) else {}
+    return {**section, key: _replaced(section.get(key), rest, new)}
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """`new` over `old`, section by section; lists are replaced as a whole."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
 def _constructed(values: Any, source: str) -> Config:
-    # Unresolved: an interpolation could show an environment variable in a file of the run.
-    container = OmegaConf.to_container(values, resolve=False)
-    for name, value in leaves(container):
+    for name, value in leaves(values):
         if "${" in str(value):
             raise UserError(f"{source}: {name} is {value!r}; interpolations are not supported")
     try:
-        return construct(Config, container)
+        return construct(Config, values)
     except ValueProblem as problem:
         raise UserError(f"{source}: {problem}") from None
 

@@ -1,0 +1,82 @@
+"""Metrics of a run: one JSON object a line, and TensorBoard event files where that is installed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from malt_jax.runs.directory import write_atomically
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class Metrics:
+    """Appends to `metrics.jsonl` in a run directory: {"stage": ..., "step": ..., NAME: VALUE, ...}.
+
+    With tensorboardX (the extra `tensorboard`), the same values go to `tensorboard/` as STAGE/NAME.
+    """
+
+    def __init__(self, run: Path | str) -> None:
+        self._file = Path(run) / METRICS_FILE
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._forget(None)
+        self._lines = open(self._file, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            self._board = None
+        else:
+            self._board = SummaryWriter(str(Path(run) / TENSORBOARD))
+
+    def restart(self, stage: str) -> None:
+        """Forgets the lines of a stage that was interrupted and begins anew."""
+        self._lines.close()
+        self._forget(stage)
+        self._lines = open(self._file, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Writes the values of one step. NaN and infinities, which JSON lacks, become null."""
+        record = {"stage": stage, "step": step}
+        for name, value in values.items():
+            record[name] = _number(value)
+            if self._board is not None:
+                self._board.add_scalar(f"{stage}/{name}", float(value), step)
+        self._lines.write(json.dumps(record, allow_nan=False) + "\n")
+        self._lines.flush()
+
+    def close(self) -> None:
+        """Closes the files; nothing can be logged afterwards."""
+        self._lines.close()
+        if self._board is not None:
+            self._board.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _forget(self, stage: str | None) -> None:
+        """Leaves out a stage, and a last line that was cut off when the process was killed."""
+        if self._file.exists():
+            old = self._file.read_bytes()
+            whole = old[: old.rfind(b"\n") + 1]
+            kept = [line for line in whole.splitlines(True) if json.loads(line)["stage"] != stage]
+            if b"".join(kept) != old:
+                write_atomically(self._file, b"".join(kept))
+
+
+def _number(value: Any) -> int | float | None:
+    if isinstance(value, int):
+        return value
+    return float(value) if math.isfinite(value) else None

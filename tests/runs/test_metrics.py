@@ -1,0 +1,75 @@
+"""Metrics are lines of JSON, also after a crash."""
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from malt_jax.runs.metrics import METRICS_FILE, TENSORBOARD, Metrics
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]
+
+
+def test_every_step_is_a_line(tmp_path: Path) -> None:
+    with Metrics(tmp_path) as metrics:
+        metrics.log("round-0/verifier/sft", 1, {"loss": np.float32(0.5), "rows": 3})
+        metrics.log("round-0/verifier/sft", 2, {"loss": float("nan")})
+    assert lines(tmp_path) == [
+        {"stage": "round-0/verifier/sft", "step": 1, "loss": 0.5, "rows": 3},
+        {"stage": "round-0/verifier/sft", "step": 2, "loss": None},
+    ]
+
+
+def test_a_run_that_goes_on_appends(tmp_path: Path) -> None:
+    for step in (1, 2):
+        with Metrics(tmp_path) as metrics:
+            metrics.log("a", step, {"loss": 1.0})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_a_line_cut_off_by_a_crash_is_removed(tmp_path: Path) -> None:
+    with Metrics(tmp_path) as metrics:
+        metrics.log("a", 1, {"loss": 1.0})
+    with open(tmp_path / METRICS_FILE, "a") as file:
+        file.write('{"stage": "a", "st')
+    with Metrics(tmp_path) as metrics:
+        metrics.log("a", 2, {"loss": 1.0})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_a_stage_that_begins_anew_loses_its_old_lines_alone(tmp_path: Path) -> None:
+    with Metrics(tmp_path) as metrics:
+        metrics.log("a", 1, {"loss": 1.0})
+        metrics.log("b", 1, {"loss": 2.0})
+        metrics.restart("b")
+        metrics.log("b", 1, {"loss": 3.0})
+    assert [(line["stage"], line["loss"]) for line in lines(tmp_path)] == [("a", 1.0), ("b", 3.0)]
+
+
+def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    with Metrics(tmp_path) as metrics:
+        metrics.log("a", 1, {"loss": 1.0})
+    (events,) = (tmp_path / TENSORBOARD).iterdir()
+    assert b"a/loss" in events.read_bytes()
+
+
+def test_without_tensorboard_the_lines_remain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "tensorboardX":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with Metrics(tmp_path) as metrics:
+        metrics.log("a", 1, {"loss": 1.0})
+    assert len(lines(tmp_path)) == 1 and not (tmp_path / TENSORBOARD).exists()
