@@ -6,15 +6,18 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tokenizers
+from flax.traverse_util import unflatten_dict
 from tokenizers import AddedToken, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint
 from malt_jax.llama.config import Llama3RopeScaling, LlamaConfig
-from malt_jax.llama.model import Llama, init_params
+from malt_jax.llama.model import Params
 from malt_jax.llama.tokenizer import Tokenizer
+from malt_jax.llama.weights import leaves
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
@@ -65,13 +68,14 @@ def config(request: pytest.FixtureRequest) -> LlamaConfig:
     return CONFIGS[request.param]
 
 
-def random_params(config: LlamaConfig, seed: int = 0) -> dict:
-    """Weights large enough for every part of the model to matter, norms and biases included."""
-    params = init_params(Llama(config), jax.random.key(seed))
-    flat, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(flat))
-    noise = [0.1 * jax.random.normal(key, x.shape) for key, x in zip(keys, flat, strict=True)]
-    return jax.tree.unflatten(structure, [x + n for x, n in zip(flat, noise, strict=True)])
+def random_params(config: LlamaConfig) -> Params:
+    """Weights for which every part of the model matters, norms and biases included."""
+    rng = np.random.default_rng(0)
+    params = {}
+    for leaf in leaves(config):
+        noise = 0.1 * rng.standard_normal(leaf.shape, np.float32)
+        params[leaf.path] = jnp.asarray(1 + noise if leaf.path[-1] == "scale" else noise)
+    return unflatten_dict(params)
 
 
 @pytest.fixture
