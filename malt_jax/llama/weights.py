@@ -81,7 +81,7 @@ def assemble(source: TensorSource, config: LlamaConfig, dtype: Any) -> Params:
         host = np.empty(leaf.shape, dtype)
         rows = host if leaf.stacked else host[None]
         for row, name in zip(rows, leaf.names, strict=True):
-            row[...] = _as_float(source, name).astype(dtype)
+            row[...] = _as_float(source, name).astype(dtype, copy=False)
         tree[leaf.path] = jax.device_put(host)
     return unflatten_dict(tree)
 
