@@ -74,7 +74,8 @@ def normalize(kind: Kind, answer: str) -> str | None:
         value = parse_number(_plain_numbers(answer).strip().removesuffix("."))
         return None if value is None else format_number(value)
     if kind == "boxed":
-        return normalize_latex(answer)
+        latex = normalize_latex(answer)
+        return None if latex is None or len(latex) > MAX_ANSWER else latex
     if kind == "letter":
         letter = answer.strip(_MARKUP + "().").upper()
         return letter if re.fullmatch("[A-J]", letter) else None
@@ -143,12 +144,12 @@ def _extract_number(reply: str) -> str | None:
 
 
 def _extract_letter(reply: str) -> str | None:
-    for marker in (_MARKER, _WEAK_MARKER):
-        line = _final_line(reply, marker)
-        if line is not None and (letter := _leading_choice(line)):
-            return letter
-        if line is not None and (dressed := _DRESSED_CHOICE.findall(line[:MAX_ANSWER])):
-            return "".join(dressed[-1])
+    line = _final_line(reply)
+    if line is not None:
+        return _choice_of_line(line)
+    line = _final_line(reply, _WEAK_MARKER)
+    if line is not None and (letter := _choice_of_line(line)):
+        return letter
     lines = [line for line in reply.splitlines() if line.strip()]
     letters = [_leading_choice(line) for line in lines[-2:]]
     # Two lines in a row that start with a letter repeat the choices.
@@ -156,6 +157,12 @@ def _extract_letter(reply: str) -> str | None:
         return letters[-1]
     dressed = _DRESSED_CHOICE.findall(reply)
     return "".join(dressed[-1]) if dressed else None
+
+
+def _choice_of_line(line: str) -> str | None:
+    """The choice that a line begins with, else the only one in it that is dressed as such."""
+    dressed = {"".join(found) for found in _DRESSED_CHOICE.findall(line[:MAX_ANSWER])}
+    return _leading_choice(line) or (dressed.pop() if len(dressed) == 1 else None)
 
 
 def _leading_choice(line: str) -> str | None:

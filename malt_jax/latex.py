@@ -41,15 +41,14 @@ _WITH_UNIT = re.compile(r"(.*[0-9}.]) ?([A-Za-z]{2,20}(?: [A-Za-z]{1,20}){0,3})\
 _FRACTION = re.compile(
     r"(-?) ?(?:([0-9]{1,200}) ?)?\\frac ?\{ ?(-?[0-9]{1,200}) ?\} ?\{ ?(-?[0-9]{1,200}) ?\}\.?"
 )
-_UNITS = frozenset(
-    """
-    per square sq cubic unit units percent degree degrees dollar dollars cent cents mm cm km inch
-    inches foot feet yard yards mile miles meter meters metre metres centimeter centimeters
-    kilometer kilometers mph kph second seconds minute minutes hour hours day days week weeks month
-    months year years gram grams kg kilogram kilograms pound pounds ounce ounces liter liters litre
-    litres ml gallon gallons people students ways
-    """.split()
-)
+_UNIT_NAMES = """
+per square sq cubic unit units percent degree degrees dollar dollars cent cents mm cm km inch
+inches foot feet yard yards mile miles meter meters metre metres centimeter centimeters
+kilometer kilometers mph kph second seconds minute minutes hour hours day days week weeks month
+months year years gram grams kg kilogram kilograms pound pounds ounce ounces liter liters litre
+litres ml gallon gallons people students ways
+"""
+_UNITS = frozenset(_UNIT_NAMES.split())
 _MAX_PASSES = 4
 
 

@@ -14,8 +14,8 @@ _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
 _NUMBER = re.compile(
     # A sign behind a digit, a letter or a bracket subtracts or joins; it belongs to no number.
     r"((?<![0-9A-Za-z)\]}%])[-+][ ]?)?[$€£]?[ ]?([-+])?"
-    rf"(?:([0-9]{{1,9}})[ ](?=[0-9]{{1,9}}/[0-9]))?({_DECIMAL})(?:[eE]([+-]?[0-9]{{1,3}})(?![0-9]))?"
-    rf"(?:[ ]?/[ ]?({_DIGITS}))?"
+    rf"(?:([0-9]{{1,9}})[ ](?=[0-9]{{1,9}}/[0-9]))?({_DECIMAL})"
+    rf"(?:[eE]([+-]?[0-9]{{1,3}})(?![0-9]))?(?:[ ]?/[ ]?({_DIGITS}))?"
 )
 
 

@@ -174,7 +174,7 @@ class RolePrompt:
         return self._before_question + text + self._behind[QUESTION]
 
     def completion_level(self, depth: int, completion: Sequence[int]) -> tuple[int, ...]:
-        """Level `depth` (1 or more) for a completion of role depth-1; its stop token is left out."""
+        """Level `depth` (from 1) for a completion of role depth-1, without its stop token."""
         name = self.ancestors[depth - 1]
         if name not in self._behind:
             return ()

@@ -37,11 +37,6 @@ STORIES = (
         "There are {n} {things} in the next room.",
         "How many {things} are there in all?",
     ),
-    (
-        "{name} sold {n} {things} in the morning.",
-        "Later {name} sold {n} more.",
-        "How many {things} did {name} sell in total?",
-    ),
 )
 """How a story begins, goes on with each further addend, and ends."""
 
@@ -57,7 +52,7 @@ class AdditionTask(Task):
     kind = "number"
 
     def __init__(
-        self, low: int = 10, high: int = 49, min_addends: int = 2, max_addends: int = 3
+        self, low: int = 10, high: int = 49, min_addends: int = 2, max_addends: int = 2
     ) -> None:
         if not 0 <= low < high:
             raise UserError(f"task.options: 0 <= low < high must hold, got {low=}, {high=}")
@@ -121,6 +116,9 @@ def _split(addends: Sequence[int]) -> Split:
 def _tell(addends: Sequence[int], rng: np.random.Generator) -> str:
     first, further, last = STORIES[rng.integers(len(STORIES))]
     name, things = PEOPLE[rng.integers(len(PEOPLE))], THINGS[rng.integers(len(THINGS))]
-    sentences = [first, *(further for _ in addends[1:])]
-    told = [text.format(name=name, things=things, n=n) for text, n in zip(sentences, addends)]
+    sentences = [first, *[further] * (len(addends) - 1)]
+    told = [
+        text.format(name=name, things=things, n=n)
+        for text, n in zip(sentences, addends, strict=True)
+    ]
     return " ".join([*told, last.format(name=name, things=things)])

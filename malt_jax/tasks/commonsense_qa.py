@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from malt_jax.tasks.base import Question
 from malt_jax.tasks.rows import HubSplit, Row, RowsTask
 
@@ -17,7 +19,10 @@ class CommonsenseQaTask(RowsTask):
 
     name = "commonsense_qa"
     kind = "letter"
-    hub = {"train": [HubSplit(DATASET, "train")], "test": [HubSplit(DATASET, "validation")]}
+    hub: ClassVar = {
+        "train": [HubSplit(DATASET, "train")],
+        "test": [HubSplit(DATASET, "validation")],
+    }
 
     def question(self, index: int, row: Row) -> Question:
         choices = row.value("choices")

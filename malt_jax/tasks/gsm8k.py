@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from malt_jax.tasks.base import Question
 from malt_jax.tasks.rows import HubSplit, Row, RowsTask
 
@@ -13,7 +15,7 @@ class Gsm8kTask(RowsTask):
 
     name = "gsm8k"
     kind = "number"
-    hub = {
+    hub: ClassVar = {
         "train": [HubSplit("openai/gsm8k", "train", "main")],
         "test": [HubSplit("openai/gsm8k", "test", "main")],
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from malt_jax import grading
 from malt_jax.tasks.base import Question
 from malt_jax.tasks.rows import HubSplit, Row, RowsTask
@@ -26,7 +28,7 @@ class MathTask(RowsTask):
 
     name = "math"
     kind = "boxed"
-    hub = {
+    hub: ClassVar = {
         "train": [HubSplit(DATASET, "train", subject) for subject in SUBJECTS],
         "test": [HubSplit(DATASET, "test", subject) for subject in SUBJECTS],
     }
