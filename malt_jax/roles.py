@@ -146,7 +146,8 @@ class RolePrompt:
 
     Fixed text is tokenised once, with the control tokens of the chat template. Questions are
     tokenised as plain text, so that nothing in them can end a turn; completions stay the ids that
-    were sampled. Tokens never reach across the joints.
+    were sampled. Tokens never reach across the joints; where slots stand on lines of their own this
+    changes nothing, behind a space it does ("Question: " and "How" are not "Question:" and " How").
     """
 
     def __init__(self, role: Role, ancestors: Sequence[str], tokenizer: Tokenizer) -> None:
