@@ -19,7 +19,7 @@ stamp := $(VENV)/.installed$(subst $(eval) ,,$(patsubst %,-%,$(sort $(words))))
 .PHONY: quickstart test install lint format
 
 quickstart: install
-	$(BIN)/python -m malt_jax.train --config configs/quickstart.yaml --run-dir $(RUN_DIR)
+	$(BIN)/python -m malt_jax.train --run-dir $(RUN_DIR)
 
 test:
 	@$(MAKE) --no-print-directory install EXTRAS=test,dev,smollm2

@@ -27,7 +27,7 @@ class Segment(NamedTuple):
 
 
 class _Partial(NamedTuple):
-    """An unnormalised softmax over one segment: exp(logits - peak) summed, and applied to values."""
+    """An unnormalised softmax over one segment: exp(logits - peak), summed and times values."""
 
     peak: Float[Array, "*N K G T 1"]
     total: Float[Array, "*N K G T 1"]
@@ -69,7 +69,9 @@ def _partial(
     mask: Bool[Array, "T S"],
     scale: float,
 ) -> _Partial:
-    logits = jnp.einsum("...kgte,...kes->...kgts", queries, keys, preferred_element_type=jnp.float32)
+    logits = jnp.einsum(
+        "...kgte,...kes->...kgts", queries, keys, preferred_element_type=jnp.float32
+    )
     return _softmax_parts(logits * scale, jnp.broadcast_to(mask, logits.shape), values, "gt")
 
 

@@ -119,7 +119,7 @@ def _write(directory: Path, checkpoint: Checkpoint, max_shard_bytes: int) -> Non
     ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": stops}
     dtype = jax.tree.leaves(checkpoint.params)[0].dtype.name
     huggingface.write_json(
-        directory / huggingface.CONFIG, config.to_huggingface() | ends | {"torch_dtype": dtype}
+        directory / huggingface.CONFIG, config.to_huggingface() | ends | {"dtype": dtype}
     )
     huggingface.write_json(directory / huggingface.GENERATION_CONFIG, ends)
     tensors = disassemble(checkpoint.params, config)

@@ -100,7 +100,9 @@ class LlamaConfig:
         except KeyError as missing:
             raise UserError(f"config.json: the field {missing} is missing") from None
         except (TypeError, ValueError) as wrong:
-            raise UserError(f"config.json: a field has a value of the wrong kind: {wrong}") from None
+            raise UserError(
+                f"config.json: a field has a value of the wrong kind: {wrong}"
+            ) from None
 
     def to_huggingface(self) -> dict[str, Any]:
         """The fields of a config.json that transformers reads back to the same model."""

@@ -15,7 +15,7 @@ class Level(flax.struct.PyTreeNode):
     The prefix of a node is the concatenation of its ancestors' segments, so a fork is one more
     leading axis below and copies nothing. Heads stand before tokens because attention batches over
     them, and keys have their tokens last: so both products of a decode step read the cache in the
-    order it lies in (on a CPU the product with keys of the values' layout took twelve times longer).
+    order it lies in (on a CPU, the product with keys of the values' layout takes 12 times longer).
     """
 
     keys: Float[Array, "L *N K E S"]

@@ -12,6 +12,22 @@ from jaxtyping import Array, Float
 from malt_jax.config import LoraConfig
 
 
+def parameter(
+    module: nn.Module, name: str, initial: Any, axes: tuple[str, ...], shape: Any, dtype: Any
+) -> Array:
+    """A parameter of a module with the logical names of its axes."""
+    value: Any = module.param(name, nn.with_logical_partitioning(initial, axes), shape, dtype)
+    return value
+
+
+def _adapter_matrix(
+    module: nn.Module, name: str, initial: Any, axes: tuple[str, ...], shape: tuple[int, int]
+) -> Array:
+    boxed = nn.with_logical_partitioning(initial, axes)
+    value: Any = module.variable("adapter", name, boxed, shape).value
+    return value
+
+
 class Linear(nn.Module):
     """y = x Wᵀ + b, plus (alpha / rank) · dropout(x) Aᵀ Bᵀ where this layer is a target of LoRA.
 
@@ -29,19 +45,14 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
-        out_axis, in_axis = self.axes
         width = x.shape[-1]
         initial = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(initial, (out_axis, in_axis)),
-            (self.features, width),
-            self.dtype,
-        )
+        shape = (self.features, width)
+        kernel = parameter(self, "kernel", initial, self.axes, shape, self.dtype)
         y = _product(x, kernel.astype(self.dtype))
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (out_axis,))
-            bias = self.param("bias", zeros, (self.features,), self.dtype)
+            zeros = nn.initializers.zeros
+            bias = parameter(self, "bias", zeros, self.axes[:1], shape[:1], self.dtype)
             y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
         if self.lora is not None and self.name in self.lora.targets:
             y = y + self._low_rank(x, self.lora)
@@ -56,18 +67,8 @@ class Linear(nn.Module):
             key = self.make_rng("params")
             return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
 
-        a = self.variable(
-            "adapter",
-            "a",
-            nn.with_logical_partitioning(initial_a, ("rank", in_axis)),
-            (lora.rank, x.shape[-1]),
-        ).value
-        b = self.variable(
-            "adapter",
-            "b",
-            nn.with_logical_partitioning(jnp.zeros, (out_axis, "rank")),
-            (self.features, lora.rank),
-        ).value
+        a = _adapter_matrix(self, "a", initial_a, ("rank", in_axis), (lora.rank, x.shape[-1]))
+        b = _adapter_matrix(self, "b", jnp.zeros, (out_axis, "rank"), (self.features, lora.rank))
         if self.has_rng("dropout") and lora.dropout > 0:
             x = nn.Dropout(lora.dropout, deterministic=False)(x)
         low = _product(x, a.astype(self.dtype))

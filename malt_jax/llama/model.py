@@ -8,13 +8,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from malt_jax.config import LoraConfig
 from malt_jax.llama.attention import Segment, attend
 from malt_jax.llama.config import LlamaConfig
 from malt_jax.llama.levels import Level
-from malt_jax.llama.lora import Linear
+from malt_jax.llama.lora import Linear, parameter
 from malt_jax.llama.rope import rotate, rotation
 
 Params = dict[str, Any]
@@ -28,8 +28,8 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed_norm",))
-        scale = self.param("scale", ones, (x.shape[-1],), self.dtype)
+        ones = nn.initializers.ones
+        scale = parameter(self, "scale", ones, ("embed_norm",), x.shape[-1:], self.dtype)
         wide = x.astype(jnp.float32)
         variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = (wide * jax.lax.rsqrt(variance + self.epsilon)).astype(x.dtype)
@@ -72,9 +72,9 @@ class Attention(nn.Module):
         grouped = queries.reshape(*queries.shape[:-2], kv_heads, group, width)
         mixed = attend(grouped, keys, values, ancestors)
         mixed = mixed.reshape(*mixed.shape[:-3], config.num_heads * width)
-        output = Linear(
-            config.d_model, ("embed", "heads"), self.dtype, lora=self.lora, name="o"
-        )(mixed)
+        output = Linear(config.d_model, ("embed", "heads"), self.dtype, lora=self.lora, name="o")(
+            mixed
+        )
         return output, (keys, values)
 
 
@@ -143,11 +143,10 @@ class Llama(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         shape = (config.vocab_size, config.d_model)
-        self.embed = _Table(table, shape, self.dtype, "embedding")
+        self.embed = _Table("embedding", shape, self.dtype)
         if not config.tie_embeddings:
-            self.head = _Table(table, shape, self.dtype, "kernel")
+            self.head = _Table("kernel", shape, self.dtype)
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         self.layers = nn.scan(
             block,
@@ -209,14 +208,41 @@ class Llama(nn.Module):
 class _Table(nn.Module):
     """A [V, D] matrix, read whole."""
 
-    initial: Any
+    key: str
     shape: tuple[int, int]
     dtype: Any
-    key: str
 
     @nn.compact
     def __call__(self) -> Float[Array, "V D"]:
-        return self.param(self.key, self.initial, self.shape, self.dtype)
+        initial = nn.initializers.normal(0.02)
+        return parameter(self, self.key, initial, ("vocab", "embed"), self.shape, self.dtype)
+
+
+def forward(
+    model: Llama,
+    variables: Params,
+    tokens: Int[Array, "*N T"],
+    lengths: Int[Array, "*N"],
+    ancestors: Sequence[Level] = (),
+    *,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, "*N T D"], Level]:
+    """Final hidden states and the new cache level; see `Llama.__call__`.
+
+    variables:   {"params": base, "adapter": adapter}, the latter if the model has LoRA.
+    dropout_key: switches the adapter's dropout on.
+    """
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    result: Any = model.apply(variables, tokens, lengths, tuple(ancestors), rngs=rngs)
+    return result
+
+
+def next_logits(
+    model: Llama, variables: Params, hidden: Float[Array, "*B D"]
+) -> Float[Array, "*B V"]:
+    """Next-token logits of hidden states that `forward` returned, float32."""
+    result: Any = model.apply(variables, hidden, method=Llama.logits)
+    return result
 
 
 def init_params(model: Llama, key: Array) -> Params:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from malt_jax.llama.levels import Level
-from malt_jax.llama.model import Llama, Params
+from malt_jax.llama.model import Llama, Params, forward
 
 
 def bucket(size: int) -> int:
@@ -50,7 +50,7 @@ def prefill(
     ancestors: tuple[Level, ...],
 ) -> Level:
     """The cache of one level given the levels above it; one program per shape."""
-    _, level = model.apply(variables, tokens, lengths, ancestors)
+    _, level = forward(model, variables, tokens, lengths, ancestors)
     return level
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from malt_jax.llama.levels import Level
-from malt_jax.llama.model import Llama, Params
+from malt_jax.llama.model import Llama, Params, forward, next_logits
 from malt_jax.sampling.cache import append, empty_level
 from malt_jax.sampling.filters import Filters, draw
 
@@ -109,9 +109,7 @@ def decode(
     while running:
         if int(state.step) == state.size:
             state = _grow(state, min(2 * state.size, max_tokens))
-        state = decode_chunk(
-            model, variables, ancestors, state, keys, filters, stops, limit, chunk
-        )
+        state = decode_chunk(model, variables, ancestors, state, keys, filters, stops, limit, chunk)
         running = bool(jnp.any(state.finish == Finish.RUNNING))
         if on_chunk is not None:
             on_chunk(state)
@@ -162,15 +160,17 @@ def _step(
     max_tokens: Int[Array, ""],
 ) -> DecodeState:
     ones = jnp.ones(state.last.shape, jnp.int32)
-    hidden, token_level = model.apply(
-        variables, state.last[..., None], ones, (*ancestors, state.level)
+    hidden, token_level = forward(
+        model, variables, state.last[..., None], ones, (*ancestors, state.level)
     )
-    logits = model.apply(variables, hidden[..., 0, :], method=Llama.logits)
+    logits = next_logits(model, variables, hidden[..., 0, :])
     position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), state.step)
     tokens, log_probabilities = draw(logits, position_keys.reshape(keys.shape), filters)
 
     running = state.finish == Finish.RUNNING
-    stopped = jnp.any(tokens[..., None] == jnp.broadcast_to(stop_ids, (*tokens.shape, stop_ids.size)), axis=-1)
+    stopped = jnp.any(
+        tokens[..., None] == jnp.broadcast_to(stop_ids, (*tokens.shape, stop_ids.size)), axis=-1
+    )
     exhausted = state.step + 1 >= max_tokens
     finish = jnp.where(stopped, Finish.STOP, jnp.where(exhausted, Finish.LENGTH, Finish.RUNNING))
 

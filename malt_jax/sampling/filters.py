@@ -101,9 +101,7 @@ def _keep_most_probable(
     return jnp.where(bits >= threshold[..., None], probabilities, 0.0)
 
 
-def _inverse_cdf(
-    weights: Float[Array, "*B V"], uniform: Float[Array, "*B"]
-) -> Int[Array, "*B"]:
+def _inverse_cdf(weights: Float[Array, "*B V"], uniform: Float[Array, "*B"]) -> Int[Array, "*B"]:
     """First index whose cumulative weight exceeds uniform * total; never one of weight 0."""
     padding = -weights.shape[-1] % _BLOCK
     if padding:

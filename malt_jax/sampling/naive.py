@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from malt_jax.llama.model import Llama, Params
+from malt_jax.llama.model import Llama, Params, forward, next_logits
 from malt_jax.sampling.decode import Completions, Finish
 from malt_jax.sampling.filters import Filters, draw
 
@@ -33,16 +33,16 @@ def decode_naively(
     rows = len(prompts)
     starts = np.array([len(prompt) for prompt in prompts], np.int32)
     tokens = np.zeros((rows, int(starts.max()) + max_tokens), np.int32)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
+    for index, prompt in enumerate(prompts):
+        tokens[index, : len(prompt)] = prompt
     log_probabilities = np.zeros((rows, max_tokens), np.float32)
     lengths = np.zeros(rows, np.int32)
     finish = np.full(rows, int(Finish.RUNNING), np.int32)
     for step in range(max_tokens):
         logits = _last_logits(model, variables, jnp.asarray(tokens), jnp.asarray(starts + step))
         position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        drawn, chosen = map(np.asarray, draw(logits, position_keys, filters))
-        for row in np.flatnonzero(finish == Finish.RUNNING):
+        drawn, chosen = jax.device_get(draw(logits, position_keys, filters))
+        for row in np.flatnonzero(finish == Finish.RUNNING).tolist():
             tokens[row, starts[row] + step] = drawn[row]
             log_probabilities[row, step] = chosen[row]
             lengths[row] = step + 1
@@ -63,6 +63,6 @@ def decode_naively(
 def _last_logits(
     model: Llama, variables: Params, tokens: Int[Array, "B T"], lengths: Int[Array, "B"]
 ) -> Float[Array, "B V"]:
-    hidden, _ = model.apply(variables, tokens, lengths)
+    hidden, _ = forward(model, variables, tokens, lengths)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return model.apply(variables, last, method=Llama.logits)
+    return next_logits(model, variables, last)

@@ -1,0 +1,124 @@
+"""What a configuration stands for: task, model, prompts, policy and sampler, ready to run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from malt_jax import tasks
+from malt_jax.config import Config
+from malt_jax.errors import UserError
+from malt_jax.learning.policy import Policy
+from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint
+from malt_jax.llama.lora import merge_adapter
+from malt_jax.llama.model import Llama, Params
+from malt_jax.roles import Pipeline, RolePrompt, load_pipeline
+from malt_jax.sampling.filters import Filters
+from malt_jax.sampling.sampler import Sampler
+from malt_jax.tasks.base import Question, Split, Task
+
+Trainables = Mapping[str, Params]
+"""What each trained role has learned, by the role's name; absent: the role is the base model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The fixed parts of a run."""
+
+    config: Config
+    task: Task
+    checkpoint: Checkpoint
+    pipeline: Pipeline
+    prompts: tuple[RolePrompt, ...]
+    policy: Policy
+    sampler: Sampler
+
+    def variables(self, trainable: Params | None) -> Params:
+        """The sampler's variables for a role; None is the untrained base model."""
+        base, lora = self.checkpoint.params, self.policy.model.lora
+        if self.sampler.model.lora is not None:
+            adapter = trainable
+            if adapter is None:
+                adapter = self.policy.init(base, jax.random.key(0))
+            return {"params": base, "adapter": adapter}
+        if trainable is None:
+            return {"params": base}
+        if lora is None:
+            dtype = self.sampler.model.dtype
+            return {"params": jax.tree.map(lambda x: x.astype(dtype), trainable)}
+        return {"params": merge_adapter(base, trainable, lora)}
+
+    def questions(self, split: Split, limit: int | None) -> list[Question]:
+        """The first `limit` questions of a split in the order that the run's seed gives it."""
+        questions = self.task.questions(split)
+        generator = np.random.default_rng([self.config.seed, ("train", "test").index(split)])
+        order = generator.permutation(len(questions))
+        return [questions[index] for index in order[:limit]]
+
+    def check_lengths(self, questions: Sequence[Question]) -> None:
+        """Raises UserError if a prompt with its longest completions could exceed the model."""
+        limit = self.policy.model.config.max_positions
+        longest = self.config.sampling.max_tokens
+        for prompt in self.prompts:
+            fixed = sum(len(prompt.completion_level(d + 1, [])) for d in range(prompt.depth))
+            for question in questions:
+                asked = len(prompt.question_level(question.text))
+                needed = asked + fixed + (prompt.depth + 1) * longest
+                if needed > limit:
+                    raise UserError(
+                        f"{self.task.name} question {question.id}: the {prompt.role.name}'s prompt"
+                        f" has {asked + fixed} tokens of its own; with {prompt.depth + 1}"
+                        f" completions of up to sampling.max_tokens={longest} it needs {needed}"
+                        f" positions, and the model has {limit}. Lower sampling.max_tokens, shorten the question,"
+                        " or take a model with a longer context."
+                    )
+
+
+def prepare(config: Config) -> Experiment:
+    """Loads the task, the model and the prompts of a configuration.
+
+    Raises UserError for whatever of these is missing, malformed or does not fit together.
+    """
+    task = tasks.create(config.task)
+    pipeline = load_pipeline(config.pipeline.roles, task.prompts)
+    on_cpu = jax.default_backend() == "cpu"
+    name = config.model.dtype
+    if name == "auto":
+        name = "float32" if on_cpu else "bfloat16"
+    dtype = jnp.dtype(name)
+    checkpoint = load_checkpoint(
+        config.model.name,
+        tokenizer=config.model.tokenizer,
+        dtype=dtype,
+        key=jax.random.fold_in(jax.random.key(config.seed), 0),
+    )
+    shape = checkpoint.config
+    if config.model.max_positions is not None:
+        shape = dataclasses.replace(shape, max_positions=config.model.max_positions)
+    lora = config.lora if config.learning.method == "lora" else None
+    trained = Llama(shape, lora=lora, dtype=dtype, remat=config.learning.remat)
+    # Where a merged copy is exact to float32 rounding, sampling without the adapter's many small
+    # products is faster. In bfloat16 the adapter would be lost in the kernels' rounding.
+    merged = dtype == jnp.float32 or lora is None
+    sampled = Llama(shape, lora=None if merged else lora, dtype=dtype)
+    sampling = config.sampling
+    sampler = Sampler(
+        sampled,
+        Filters.create(sampling.temperature, sampling.top_p, sampling.top_k),
+        checkpoint.tokenizer.stop_ids,
+        sampling.max_tokens,
+        sampling.chunk,
+    )
+    return Experiment(
+        config=config,
+        task=task,
+        checkpoint=checkpoint,
+        pipeline=pipeline,
+        prompts=pipeline.prompts(checkpoint.tokenizer),
+        policy=Policy(trained, config.learning.method),
+        sampler=sampler,
+    )

@@ -1,0 +1,49 @@
+"""python -m malt_jax.train: runs MALT from sampling to the table of results."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from malt_jax import loop, report
+from malt_jax.command import command
+from malt_jax.config import describe_options, load_config
+from malt_jax.runs.directory import open_run
+
+QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m malt_jax.train",
+        description="Samples trees of answers, turns them into training data for each role, trains"
+        " the roles and compares them with the untrained model. A run that is started again on its"
+        " directory goes on after the last finished stage.",
+        epilog=describe_options(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=QUICKSTART,
+        help="YAML file with options (default: the embedded model on generated arithmetic)",
+    )
+    parser.add_argument(
+        "--run-dir", type=Path, default=Path("runs/default"), help="default: %(default)s"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="see below")
+    options = parser.parse_args(arguments)
+
+    config = load_config(options.config, options.overrides)
+    with open_run(options.run_dir, config) as directory:
+        results = loop.run(config, directory)
+    console = Console()
+    report.print_table(results, console)
+    console.print(f"everything is in {options.run_dir}, the figures in {report.RESULTS_FILE}")
+
+
+if __name__ == "__main__":
+    command(main)
