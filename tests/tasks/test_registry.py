@@ -1,0 +1,54 @@
+"""Tasks by name, and what is said about options that do not fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from malt_jax import tasks
+from malt_jax.config import TaskConfig
+from malt_jax.errors import UserError
+from malt_jax.tasks.base import PROMPTS
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_every_task_is_made_by_its_name(name: str):
+    task = tasks.create(TaskConfig(name=name))
+    assert task.name == name
+    for role in ("generator", "verifier", "refiner"):
+        assert (task.prompts / f"{role}.yaml").is_file()
+
+
+def test_tasks_without_prompts_of_their_own_have_the_default_ones():
+    assert tasks.create(TaskConfig(name="jsonl")).prompts == PROMPTS / "default"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "gms8k"}, "task.name: unknown task 'gms8k'; did you mean 'gsm8k'?"),
+        ({"name": "x"}, "Known tasks: addition, arithmetic, commonsense_qa, gsm8k, jsonl, math"),
+        ({"name": "gsm8k", "options": {"level": 3}}, "no such option"),
+        ({"name": "addition", "options": {"hihg": 3}}, "did you mean 'high'"),
+        ({"name": "addition", "options": {"high": "9"}}, "task.options.high: expected int"),
+        ({"name": "addition", "options": {"high": True}}, "expected int, got True"),
+        ({"name": "addition", "options": {"low": 50}}, "0 <= low < high must hold"),
+        ({"name": "addition", "options": {"min_addends": 1}}, "2 <= min_addends <= max_addends"),
+        ({"name": "addition", "options": {"low": 1, "high": 2}}, "too few problems"),
+        ({"name": "addition", "train": "x.jsonl"}, "task.train: the task 'addition' generates"),
+        ({"name": "jsonl", "options": {"kind": "sentence"}}, "task.options.kind: expected"),
+        ({"name": "jsonl", "options": {"train": "x"}}, "task.options.train"),
+    ],
+)
+def test_settings_that_do_not_fit(settings: dict[str, Any], message: str):
+    with pytest.raises(UserError) as error:
+        tasks.create(TaskConfig(**settings))
+    assert message in str(error.value)
+
+
+def test_paths_and_options_reach_the_task(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": "1 + 1?", "answer": 2}\n')
+    config = TaskConfig(name="jsonl", test=str(path), options={"question_field": "q"})
+    (question,) = tasks.create(config).questions("test")
+    assert (question.text, question.answer) == ("1 + 1?", "2")

@@ -1,0 +1,216 @@
+"""Data sets of rows: what becomes of good ones, and what is said about bad ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from malt_jax.errors import UserError
+from malt_jax.tasks.base import Question
+from malt_jax.tasks.commonsense_qa import CommonsenseQaTask
+from malt_jax.tasks.gsm8k import Gsm8kTask
+from malt_jax.tasks.jsonl import JsonlTask
+from malt_jax.tasks.math import MathTask
+from malt_jax.tasks.rows import RowsTask
+
+GSM8K = {"question": "1 + 2?", "answer": "1 + 2 = <<1+2=3>>3\n#### 3"}
+MATH = {
+    "problem": "Half?",
+    "level": "Level 1",
+    "type": "Algebra",
+    "solution": "$\\boxed{\\frac12}$",
+}
+CHOICES = {"label": list("ABCDE"), "text": ["bank", "shop", "mall", "sea", "sky"]}
+CSQA = {"question": "Where is money?", "question_concept": "money", "choices": CHOICES}
+CSQA["answerKey"] = "A"
+
+
+def write(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def only(task_type: type[RowsTask], path: Path, row: dict[str, Any]) -> Question:
+    (question,) = task_type(test=write(path, row)).questions("test")
+    return question
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("end", "answer"), [("3", "3"), ("1,450", "1450"), ("-5", "-5"), (" 0.5", "0.5"), ("$7", "7")]
+)
+def test_gsm8k_answers(path: Path, end: str, answer: str):
+    question = only(Gsm8kTask, path, {**GSM8K, "answer": f"So\n#### {end}"})
+    assert question.answer == answer
+    assert Gsm8kTask().extract(f"Final Answer: {end}") == answer
+    assert question.metadata["solution"] == "So"
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"$\boxed{\frac12}$", "0.5"),
+        (r"$\boxed 2$", "2"),
+        (r"$\boxed{1}$, rather $\boxed{x^{2}}$", "x^2"),
+        (r"$\boxed{\text{(A)}}$", "(A)"),
+        # Two training rows of the data set are so; no reply is right for them.
+        (r"$\boxed{}$", ""),
+    ],
+)
+def test_math_answers(path: Path, solution: str, answer: str):
+    question = only(MathTask, path, {**MATH, "solution": solution})
+    assert question.answer == answer
+    assert question.metadata["level"] == "Level 1"
+    assert question.metadata["subject"] == "Algebra"
+    assert not answer or MathTask().equal(answer, answer)
+    assert not MathTask().equal("7", answer)
+
+
+def test_commonsense_qa_shows_its_choices(path: Path):
+    question = only(CommonsenseQaTask, path, CSQA)
+    assert question.text == "Where is money?\nA. bank\nB. shop\nC. mall\nD. sea\nE. sky"
+    assert question.answer == "A"
+
+
+@pytest.mark.parametrize("answer", ["B", "(b)", "no"])
+def test_a_users_own_choices(path: Path, answer: str):
+    file = write(path, {"text": "Is it?", "right": answer, "options": ["yes", "no"]})
+    task = JsonlTask(
+        train=file,
+        question_field="text",
+        answer_field="right",
+        choices_field="options",
+        kind="letter",
+    )
+    (question,) = task.questions("train")
+    assert question == Question(0, "Is it?\nA. yes\nB. no", "B")
+
+
+def test_a_users_own_texts(path: Path):
+    task = JsonlTask(test=write(path, {"question": "River?", "answer": "The Nile"}), kind="text")
+    (question,) = task.questions("test")
+    assert task.equal(task.extract("Final Answer: the nile.") or "", question.answer)
+
+
+def test_ids_are_indices_and_blank_lines_are_none(path: Path):
+    path.write_text(f"\ufeff{json.dumps(GSM8K)}\r\n\n{json.dumps(GSM8K)}", encoding="utf-8")
+    questions = Gsm8kTask(train=str(path)).questions("train")
+    assert [question.id for question in questions] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        (Gsm8kTask, {"question": "?"}, "field 'answer' is missing; the row has question"),
+        (Gsm8kTask, {**GSM8K, "question": " "}, "field 'question' must be text"),
+        (Gsm8kTask, {**GSM8K, "question": ["?"]}, "field 'question' must be text, got ['?']"),
+        (Gsm8kTask, {**GSM8K, "answer": "3"}, "field 'answer' must end with \"#### NUMBER\""),
+        (Gsm8kTask, {**GSM8K, "answer": "#### x"}, "field 'answer' must hold an answer of kind"),
+        (MathTask, {**MATH, "solution": "2"}, "field 'solution' must hold the answer in \\boxed{}"),
+        (MathTask, {**MATH, "level": 3}, "field 'level' must be text, got 3"),
+        (CommonsenseQaTask, {**CSQA, "answerKey": "F"}, "field 'answerKey' must be one of A, B"),
+        (CommonsenseQaTask, {**CSQA, "choices": ["a"]}, "field 'choices' must hold `label`"),
+        (JsonlTask, {"question": "?", "answer": None}, "must be text or a number, got None"),
+    ],
+)
+def test_bad_rows_name_file_line_and_field(
+    path: Path, task: type[RowsTask], row: dict[str, Any], message: str
+):
+    good = {Gsm8kTask: GSM8K, MathTask: MATH, CommonsenseQaTask: CSQA}.get(task)
+    file = write(path, *([] if good is None else [good]), row)
+    line = 1 if good is None else 2
+    with pytest.raises(UserError) as error:
+        task(test=file).questions("test")
+    assert str(error.value).startswith(f"{file}:{line}: {message}"[: len(f"{file}:{line}: ")])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "message"),
+    [
+        (["yes"], "A", "field 'c' must be a list of 2 to 10 texts"),
+        (["yes", 3], "A", "field 'c' must be a list of 2 to 10 texts"),
+        (["yes", "no"], "C", "field 'answer' is C, but there are 2 choices"),
+        (["yes", "no"], "maybe", "field 'answer' must hold an answer of kind 'letter'"),
+    ],
+)
+def test_bad_choices(path: Path, choices: list[Any], answer: str, message: str):
+    file = write(path, {"question": "?", "answer": answer, "c": choices})
+    with pytest.raises(UserError) as error:
+        JsonlTask(test=file, choices_field="c", kind="letter").questions("test")
+    assert message in str(error.value)
+
+
+def test_choices_need_letters():
+    with pytest.raises(UserError, match=r"task\.options\.kind"):
+        JsonlTask(choices_field="c", kind="text")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"question": "?"', ":1: not valid JSON"),
+        (b'{"question": "\xff"}', ":1: not UTF-8"),
+        (b"[1, 2]", ":1: expected a JSON object, got [1, 2]"),
+        (b"[" * 100_000, ":1: not valid JSON"),
+        (b"", ": no questions; task.test needs some"),
+        (b"\n\n", ": no questions; task.test needs some"),
+    ],
+)
+def test_files_that_are_no_rows(path: Path, content: bytes, message: str):
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        Gsm8kTask(test=str(path)).questions("test")
+    assert f"{path}{message}" in str(error.value)
+
+
+def test_a_missing_file_says_what_to_put_where(tmp_path: Path):
+    with pytest.raises(UserError, match=r"test.jsonl: cannot be read .* put the test questions"):
+        Gsm8kTask(test=str(tmp_path / "test.jsonl")).questions("test")
+
+
+def test_without_a_file_or_a_hub_the_error_says_which_file_to_name():
+    with pytest.raises(UserError, match=r"task.train=FILE.jsonl"):
+        JsonlTask().questions("train")
+
+
+@pytest.mark.parametrize("task", [Gsm8kTask, MathTask, CommonsenseQaTask])
+def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch, task: type[RowsTask]):
+    datasets = pytest.importorskip("datasets")
+    row = {Gsm8kTask: GSM8K, MathTask: MATH, CommonsenseQaTask: CSQA}[task]
+    asked = []
+
+    def load_dataset(*args: object, **options: object) -> list[dict[str, Any]]:
+        asked.append((*args, options["split"]))
+        return [row]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    questions = task().questions("train")
+    assert len(questions) == len(asked) == len(task.hub["train"])
+    assert asked[0] == (
+        task.hub["train"][0].dataset,
+        task.hub["train"][0].config,
+        task.hub["train"][0].split,
+    )
+
+
+def test_a_hub_out_of_reach_is_an_error_that_names_the_file_to_give(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(*args: object, **options: object) -> None:
+        raise ConnectionError("no network\nand much more")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UserError) as error:
+        Gsm8kTask().questions("test")
+    assert str(error.value) == (
+        "openai/gsm8k (main), split test, cannot be had: no network; put its rows into a file of"
+        " JSON lines and name it with task.test=FILE.jsonl"
+    )
