@@ -20,6 +20,7 @@ from malt_jax.config import (
     to_yaml,
 )
 from malt_jax.errors import UserError
+from malt_jax.train import QUICKSTART
 from malt_jax.typed_values import leaves, plain
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -196,7 +197,9 @@ def test_any_configuration_survives_its_file(
     assert load_config(file) == config
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "file", [QUICKSTART, *sorted(CONFIGS.glob("*.yaml"))], ids=lambda f: f.name
+)
 def test_every_shipped_file_loads(file: Path) -> None:
     tasks.create(load_config(file).task)
 
