@@ -13,6 +13,8 @@ MAX_SHAPES = 4
 """Shapes a training set may be padded to; each one is a program to compile."""
 LENGTH_MULTIPLE = 16
 CUT_CANDIDATES = 64
+UPDATES_PER_COMPILATION = 25
+"""Updates that take about as long as compiling one program: a shape has to save at least that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,14 +176,15 @@ def _groups_by_length(
         prompt, completion = shape(start, stop)
         return (stop - start) * (prompt + branches * completion)
 
+    compilation = UPDATES_PER_COMPILATION * cost(0, len(starts)) / len(starts)
     groups: dict[tuple[int, int], list[np.ndarray]] = {}
-    for start, stop in _cheapest_cuts(len(starts), cost):
+    for start, stop in _cheapest_cuts(len(starts), lambda *cut: cost(*cut) + compilation):
         rows = order[start * batch_size : stop * batch_size]
         groups.setdefault(shape(start, stop), []).append(rows)
     return {key: np.concatenate(rows) for key, rows in groups.items()}
 
 
-def _cheapest_cuts(count: int, cost: Callable[[int, int], int]) -> list[tuple[int, int]]:
+def _cheapest_cuts(count: int, cost: Callable[[int, int], float]) -> list[tuple[int, int]]:
     """Cuts range(count) into at most MAX_SHAPES intervals of least total cost (Bellman's recursion
     over up to CUT_CANDIDATES places to cut)."""
     places = sorted({round(x) for x in np.linspace(0, count, min(count, CUT_CANDIDATES) + 1)})

@@ -66,8 +66,9 @@ def _score(
     targets: Int[Array, "*B T"],
 ) -> TokenScores:
     logits = logits_of(hidden).astype(jnp.float32)
-    # A comparison fuses where a gather's gradient would be a scatter into [*B, T, V].
-    chosen = jnp.arange(logits.shape[-1], dtype=targets.dtype) == targets[..., None]
+    # Selected by comparison, which fuses; a gather's gradient would be a scatter.
+    index = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    chosen = index == targets[..., None]
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     logps = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1) - log_normalizer
     fixed = jax.lax.stop_gradient(logits)

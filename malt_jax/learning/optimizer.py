@@ -26,11 +26,18 @@ def optimizer(config: SftConfig | DpoConfig) -> optax.GradientTransformation:
     The learning rate is left to `learning_rate`, so that stages of different lengths run the same
     compiled program. Norm scales and biases are not decayed.
     """
-    return optax.chain(
+    adamw = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.add_decayed_weights(config.weight_decay, mask=_decayed),
     )
+
+    def update(grads: Any, state: optax.OptState, trainable: Any) -> tuple[Any, optax.OptState]:
+        # optax raises a float to an integer power, which strict promotion forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            return adamw.update(grads, state, trainable)
+
+    return optax.GradientTransformation(adamw.init, update)
 
 
 def _decayed(trainable: Any) -> Any:

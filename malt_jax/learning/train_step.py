@@ -125,7 +125,8 @@ def sum_logps(token_logps: Float[Array, "B N C"], batch: Batch) -> Float[Array, 
 
 def _mask(batch: Batch) -> Array:
     """Which of [B, N, C] are tokens of a completion, by length; padding rows have length 0."""
-    return jnp.arange(batch.targets.shape[-1]) < batch.lengths[..., None]
+    shape = batch.targets.shape
+    return jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) < batch.lengths[..., None]
 
 
 @partial(jax.jit, static_argnames=("policy", "objective", "config"), donate_argnames=("state",))

@@ -1,0 +1,98 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+from malt_jax.config import LoraConfig
+from malt_jax.learning.batches import Batches, Example
+from malt_jax.learning.policy import Policy
+from malt_jax.learning.train_step import completion_logps, sum_logps
+from malt_jax.llama.model import Llama, Params
+from tests.learning.small import LLAMA, random_examples, same_bits, trained
+
+
+def naive_logps(policy: Policy, base: Params, tree: Params, example: Example) -> list[Array]:
+    """One row of tokens per completion, the prompt in front of it, and plain log-softmax."""
+    sums = []
+    for completion in example.completions:
+        tokens = jnp.asarray([[*example.prompt, *completion]])
+        variables = policy.variables(base, tree)
+        lengths = jnp.asarray([tokens.shape[1]])
+        hidden, _ = policy.model.apply(variables, tokens, lengths)
+        logits = policy.model.apply(variables, hidden, method=Llama.logits)
+        logps = jax.nn.log_softmax(logits, axis=-1)[0]
+        begin = len(example.prompt)
+        places = jnp.arange(begin - 1, tokens.shape[1] - 1)
+        sums.append(jnp.sum(logps[places, tokens[0, begin:]]))
+    return sums
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_shared_prompts_equal_concatenated_rows(
+    method: str, base: Params, request: pytest.FixtureRequest
+) -> None:
+    policy: Policy = request.getfixturevalue(method)
+    tree = trained(policy, base)
+    examples = random_examples(3, completions=2)
+    batch = Batches(examples, 4, seed=0).batch(0, 0)
+    signs = jnp.asarray([1.0, -0.7])
+
+    def shared(tree: Params) -> Array:
+        logps = sum_logps(policy.score(base, tree, batch).logps, batch)
+        return jnp.sum(batch.weights * (logps @ signs))
+
+    def naive(tree: Params) -> Array:
+        rows = [jnp.stack(naive_logps(policy, base, tree, example)) for example in examples]
+        return jnp.sum(jnp.stack(rows) @ signs)
+
+    value, gradient = jax.jit(jax.value_and_grad(shared))(tree)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(naive))(tree)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5),
+        gradient,
+        expected_gradient,
+    )
+
+
+def test_padding_rows_and_wider_padding_change_nothing(lora: Policy, base: Params) -> None:
+    tree = trained(lora, base)
+    examples = random_examples(3, completions=2)
+    long = Example([1] * 20, ([2] * 20, [3]))
+    narrow = Batches(examples, 4, seed=0).batch(0, 0)
+    wide = Batches([*examples, long], 4, seed=0).batch(0, 0)
+    assert wide.prompts.shape > narrow.prompts.shape
+    logps = {}
+    for batch in (narrow, wide):
+        values = completion_logps(lora, base, tree, batch)
+        for row in range(3):
+            slot = int(np.flatnonzero(batch.rows == row)[0])
+            logps.setdefault(row, []).append(values[slot])
+    for first, second in logps.values():
+        np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_a_new_role_behaves_as_the_base(lora: Policy, full: Policy, base: Params) -> None:
+    batch = Batches(random_examples(4, completions=1), 4, seed=0).batch(0, 0)
+    plain = completion_logps(full, base, base, batch)
+    for policy in (lora, full):
+        start = policy.init(base, jax.random.key(0))
+        np.testing.assert_allclose(completion_logps(policy, base, start, batch), plain, rtol=1e-6)
+
+
+def test_full_training_starts_from_a_float32_copy(full: Policy, base: Params) -> None:
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), base)
+    start = full.init(half, jax.random.key(0))
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(start))
+    copy = full.init(base, jax.random.key(0))
+    assert same_bits(copy, base)
+    jax.tree.leaves(copy)[0].delete()
+    assert not jax.tree.leaves(base)[0].is_deleted()
+
+
+def test_method_and_model_have_to_fit() -> None:
+    with pytest.raises(ValueError, match="lora"):
+        Policy(Llama(LLAMA), "lora")
+    with pytest.raises(ValueError, match="lora"):
+        Policy(Llama(LLAMA, LoraConfig()), "full")
