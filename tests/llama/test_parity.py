@@ -1,6 +1,7 @@
 """Logits, greedy continuations and gradients against transformers' torch models, in float32."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint
 from malt_jax.llama.config import Llama3RopeScaling, LlamaConfig
-from malt_jax.llama.model import Block, Llama
+from malt_jax.llama.model import Block, Llama, Params
 from malt_jax.llama.rope import rotation
 from malt_jax.llama.tokenizer import Tokenizer
 from malt_jax.llama.weights import disassemble
@@ -40,9 +41,13 @@ def ported(model: Any, config: LlamaConfig, tokenizer: Tokenizer, directory: Pat
     return checkpoint
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config: LlamaConfig, params: Params, tokens: np.ndarray) -> jax.Array:
+    return Llama(config).apply({"params": params}, tokens, method=Llama.everything)
+
+
 def logits(checkpoint: Checkpoint, tokens: np.ndarray) -> np.ndarray:
-    apply = jax.jit(Llama(checkpoint.config).apply, static_argnames="method")
-    return np.asarray(apply({"params": checkpoint.params}, tokens, method="everything"))
+    return np.asarray(_logits(checkpoint.config, checkpoint.params, tokens))
 
 
 def torch_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
@@ -53,8 +58,9 @@ def torch_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
 def is_greedy(checkpoint: Checkpoint, prompt: list[int], continuation: list[int]) -> bool:
     """Whether greedy decoding would give the continuation: by induction over its prefixes, iff
     every one of its tokens is the likeliest after those before it."""
-    tokens = np.array([prompt + continuation[:-1]])
-    choices = logits(checkpoint, tokens)[0, len(prompt) - 1 :].argmax(-1)
+    tokens = prompt + continuation
+    padded = np.array([tokens + [0] * (-len(tokens) % 128)])
+    choices = logits(checkpoint, padded)[0, len(prompt) - 1 : len(tokens) - 1].argmax(-1)
     return choices.tolist() == continuation
 
 
@@ -84,6 +90,7 @@ def smollm2_torch(smollm2_file: Path) -> Any:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_smollm2_weights_are_those_of_transformers(smollm2: Checkpoint, smollm2_torch: Any) -> None:
     theirs = smollm2_torch.state_dict()
     names = set()
@@ -143,7 +150,7 @@ def test_llama31_rope_beyond_the_original_context(
     ancestors: list = []
     for start in range(0, 9216, 3072):
         chunk = tokens[:, start : start + 3072]
-        hidden, level = llama.apply(variables, chunk, jnp.array([3072]), ancestors)
+        hidden, level = jax.jit(llama.apply)(variables, chunk, jnp.array([3072]), ancestors)
         ours = np.asarray(llama.apply(variables, hidden, method=Llama.logits))
         reference = theirs[:, start : start + 3072]
         assert np.abs(ours - reference).max() <= TOLERANCE
@@ -195,7 +202,7 @@ def test_gradients_of_one_block(
         return jnp.sum(output * weights)
 
     layer = jax.tree.map(lambda stacked: stacked[0], checkpoint.params["layers"])
-    for_params, for_x = jax.grad(loss, argnums=(0, 1))(layer, x)
+    for_params, for_x = jax.jit(jax.grad(loss, argnums=(0, 1)))(layer, x)
     stacked = jax.tree.map(lambda gradient: gradient[None], for_params)
     ours = dict(disassemble({**checkpoint.params, "layers": stacked}, config))
     for name, parameter in model.model.layers[0].named_parameters():
