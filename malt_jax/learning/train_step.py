@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import flax.struct
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from malt_jax.config import DpoConfig, SftConfig
 from malt_jax.learning import losses
 from malt_jax.learning.batches import Batch
+from malt_jax.learning.losses import TokenScores
 from malt_jax.learning.optimizer import learning_rate, optimizer
 from malt_jax.learning.policy import Policy
 from malt_jax.llama.model import Params
@@ -40,12 +41,13 @@ def init_state(trainable: Params, config: SftConfig | DpoConfig) -> TrainState:
 class Objective(Protocol):
     """A loss in the form that adds up over micro-batches: sums, and what to divide them by."""
 
+    dropout: ClassVar[bool]
+    """Whether LoRA's dropout acts in training."""
+
     def count(self, batch: Batch) -> Float[Array, ""]:
         """Size of a batch in the unit that the loss is a mean over."""
 
-    def sums(
-        self, policy: Policy, base: Params, trainable: Params, batch: Batch, key: Array
-    ) -> Metrics:
+    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
         """ "loss" and other metrics, summed over that unit."""
 
 
@@ -54,13 +56,12 @@ class SftObjective:
     """Mean negative log-probability of the completion tokens: each token of the batch weighs the
     same, whatever the length of its completion (as in TRL)."""
 
+    dropout: ClassVar[bool] = True
+
     def count(self, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(_mask(batch).astype(jnp.float32))
 
-    def sums(
-        self, policy: Policy, base: Params, trainable: Params, batch: Batch, key: Array
-    ) -> Metrics:
-        scores = policy.score(base, trainable, batch, dropout_key=key)
+    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
         mask = _mask(batch)
 
         def total(x: Array) -> Float[Array, ""]:
@@ -76,7 +77,8 @@ class SftObjective:
 @dataclasses.dataclass(frozen=True)
 class DpoObjective:
     """Mean DPO loss of the batch's pairs, plus `nll_weight` times the negative log-probability per
-    token of the chosen completion (arXiv 2404.19733, eq. 1; TRL's `rpo_alpha`).
+    token of the chosen completion (arXiv 2404.19733, eq. 1; TRL, as `rpo_alpha`, takes the mean
+    over the tokens of the batch instead).
 
     Dropout does not act, as by default in TRL: policy and reference differ by training alone.
     """
@@ -84,28 +86,28 @@ class DpoObjective:
     beta: float
     label_smoothing: float
     nll_weight: float
+    dropout: ClassVar[bool] = False
 
     def count(self, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(batch.weights)
 
-    def sums(
-        self, policy: Policy, base: Params, trainable: Params, batch: Batch, key: Array
-    ) -> Metrics:
-        scores = policy.score(base, trainable, batch)
-        logps = sum_logps(scores.logps, batch)
-        reference = jax.lax.stop_gradient(batch.reference_logps)
+    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
+        if batch.reference_logps is None:
+            raise ValueError("DPO needs the reference's log-probabilities of the batch")
+        logps = sum_logps(scores, batch)
         pair_losses = losses.dpo_losses(
-            logps, reference, beta=self.beta, label_smoothing=self.label_smoothing
+            logps, batch.reference_logps, beta=self.beta, label_smoothing=self.label_smoothing
         )
         nll = -logps[:, 0] / jnp.maximum(batch.lengths[:, 0], 1).astype(jnp.float32)
-        rewards = losses.implicit_rewards(logps, reference, self.beta)
+        rewards = losses.implicit_rewards(logps, batch.reference_logps, self.beta)
         chosen, rejected = rewards[:, 0], rewards[:, 1]
 
         def total(x: Float[Array, " B"]) -> Float[Array, ""]:
             return jnp.sum(batch.weights * x)
 
-        metrics = {
+        return {
             "loss": total(pair_losses + self.nll_weight * nll),
+            "nll_loss": total(nll),
             "rewards/chosen": total(chosen),
             "rewards/rejected": total(rejected),
             "rewards/margins": total(chosen - rejected),
@@ -113,14 +115,11 @@ class DpoObjective:
             "logps/chosen": total(logps[:, 0]),
             "logps/rejected": total(logps[:, 1]),
         }
-        if self.nll_weight:
-            metrics["nll_loss"] = total(nll)
-        return metrics
 
 
-def sum_logps(token_logps: Float[Array, "B N C"], batch: Batch) -> Float[Array, "B N"]:
+def sum_logps(scores: TokenScores, batch: Batch) -> Float[Array, "B N"]:
     """Log-probability of each completion: the sum over its tokens."""
-    return jnp.sum(jnp.where(_mask(batch), token_logps, 0.0), axis=-1)
+    return jnp.sum(jnp.where(_mask(batch), scores.logps, 0.0), axis=-1)
 
 
 def _mask(batch: Batch) -> Array:
@@ -156,7 +155,8 @@ def train_step(
     count = objective.count(batch)
 
     def loss_of(trainable: Params, piece: Batch, key: Array) -> tuple[Array, Metrics]:
-        sums = objective.sums(policy, base, trainable, piece, key)
+        scores = policy.score(base, trainable, piece, key if objective.dropout else None)
+        sums = objective.sums(scores, piece)
         return sums["loss"] / count, sums
 
     def add_piece(
@@ -174,7 +174,7 @@ def train_step(
     rate = learning_rate(state.step, total_steps, config)
     trainable = jax.tree.map(lambda x, u: x - rate * u, state.trainable, updates)
     metrics = {name: value / count for name, value in sums.items()}
-    metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": rate}
+    metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
     return TrainState(state.step + 1, trainable, optimizer_state), metrics
 
 
@@ -183,4 +183,4 @@ def completion_logps(
     policy: Policy, base: Params, trainable: Params, batch: Batch
 ) -> Float[Array, "B N"]:
     """Log-probability of each completion, without dropout."""
-    return sum_logps(policy.score(base, trainable, batch).logps, batch)
+    return sum_logps(policy.score(base, trainable, batch), batch)

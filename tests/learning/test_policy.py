@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from malt_jax.config import LoraConfig
 from malt_jax.learning.batches import Batches, Example
@@ -12,20 +12,24 @@ from malt_jax.llama.model import Llama, Params
 from tests.learning.small import LLAMA, random_examples, same_bits, trained
 
 
-def naive_logps(policy: Policy, base: Params, tree: Params, example: Example) -> list[Array]:
-    """One row of tokens per completion, the prompt in front of it, and plain log-softmax."""
-    sums = []
-    for completion in example.completions:
-        tokens = jnp.asarray([[*example.prompt, *completion]])
-        variables = policy.variables(base, tree)
-        lengths = jnp.asarray([tokens.shape[1]])
-        hidden, _ = policy.model.apply(variables, tokens, lengths)
-        logits = policy.model.apply(variables, hidden, method=Llama.logits)
-        logps = jax.nn.log_softmax(logits, axis=-1)[0]
-        begin = len(example.prompt)
-        places = jnp.arange(begin - 1, tokens.shape[1] - 1)
-        sums.append(jnp.sum(logps[places, tokens[0, begin:]]))
-    return sums
+def naive_logps(
+    policy: Policy, base: Params, tree: Params, examples: list[Example]
+) -> Float[Array, "B N"]:
+    """Every completion a row of its own with the prompt in front of it, and plain log-softmax."""
+    rows = [[*e.prompt, *completion] for e in examples for completion in e.completions]
+    width = max(map(len, rows))
+    tokens = jnp.asarray([row + [0] * (width - len(row)) for row in rows])
+    variables = policy.variables(base, tree)
+    hidden, _ = policy.model.apply(variables, tokens, jnp.asarray([len(row) for row in rows]))
+    logits = policy.model.apply(variables, hidden, method=Llama.logits)
+    logps = jax.nn.log_softmax(logits[:, :-1], axis=-1)
+    logps = jnp.take_along_axis(logps, tokens[:, 1:, None], axis=-1)[..., 0]
+    begins = [len(e.prompt) for e in examples for _ in e.completions]
+    mask = [
+        [begin <= place < len(row) for place in range(1, width)]
+        for begin, row in zip(begins, rows, strict=True)
+    ]
+    return jnp.sum(logps * jnp.asarray(mask, jnp.float32), axis=-1).reshape(len(examples), -1)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -39,12 +43,11 @@ def test_shared_prompts_equal_concatenated_rows(
     signs = jnp.asarray([1.0, -0.7])
 
     def shared(tree: Params) -> Array:
-        logps = sum_logps(policy.score(base, tree, batch).logps, batch)
+        logps = sum_logps(policy.score(base, tree, batch), batch)
         return jnp.sum(batch.weights * (logps @ signs))
 
     def naive(tree: Params) -> Array:
-        rows = [jnp.stack(naive_logps(policy, base, tree, example)) for example in examples]
-        return jnp.sum(jnp.stack(rows) @ signs)
+        return jnp.sum(naive_logps(policy, base, tree, examples) @ signs)
 
     value, gradient = jax.jit(jax.value_and_grad(shared))(tree)
     expected, expected_gradient = jax.jit(jax.value_and_grad(naive))(tree)
