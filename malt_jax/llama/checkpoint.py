@@ -77,8 +77,7 @@ def load_checkpoint(
         eos_ids = huggingface.read_eos_ids(path)
         chosen = override or load_tokenizer(path, eos_ids=eos_ids)
         _check_fit(chosen, config, str(path))
-        with huggingface.open_tensors(path) as tensors:
-            params = assemble(tensors, config, dtype)
+        params = assemble(huggingface.open_tensors(path), config, dtype)
     return Checkpoint(name_or_path, config, params, chosen)
 
 

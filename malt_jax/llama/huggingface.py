@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,30 +49,31 @@ def read_eos_ids(directory: Path) -> tuple[int, ...]:
     return ()
 
 
-@contextlib.contextmanager
-def open_tensors(directory: Path) -> Iterator[TensorSource]:
+def open_tensors(directory: Path) -> TensorSource:
     """The tensors of model.safetensors, or of the shards that the index names.
 
-    Files are mapped into memory and tensors read one at a time while the context is open.
-
-    Raises UserError when files are missing, truncated or contradict the index.
+    Raises UserError when files are missing or truncated; reading a tensor of a type that NumPy
+    lacks (float8) does as well.
     """
-    files = _weight_files(directory)
-    with contextlib.ExitStack() as stack:
-        holders: dict[str, Any] = {}
-        for file in files:
-            opened = stack.enter_context(_open(file))
-            holders.update(dict.fromkeys(opened.keys(), opened))
+    files: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in _weight_files(directory):
+        with _open(file) as opened:
+            names = opened.keys()
+            for name in names:
+                files[name] = file
+                shapes[name] = tuple(opened.get_slice(name).get_shape())
 
-        def read(name: str) -> np.ndarray:
+    def read(name: str) -> np.ndarray:
+        # Opened anew for every tensor: a mapping that stays open keeps all that was read in memory.
+        with _open(files[name]) as opened:
             try:
-                return holders[name].get_tensor(name)
+                return opened.get_tensor(name)
             except (AttributeError, TypeError) as error:
-                kind = holders[name].get_slice(name).get_dtype()
+                kind = opened.get_slice(name).get_dtype()
                 raise UserError(f"{directory}: {name} is of type {kind}: not supported") from error
 
-        shapes = {name: tuple(holders[name].get_slice(name).get_shape()) for name in holders}
-        yield TensorSource(str(directory), shapes, read)
+    return TensorSource(str(directory), shapes, read)
 
 
 def write_tensors(

@@ -29,8 +29,7 @@ def tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
 
 
 def load(directory: Path, config: LlamaConfig, dtype: jnp.dtype = jnp.float32) -> dict:
-    with open_tensors(directory) as source:
-        return assemble(source, config, dtype)
+    return assemble(open_tensors(directory), config, dtype)
 
 
 def write(directory: Path, tensors: dict[str, np.ndarray]) -> None:
