@@ -1,10 +1,14 @@
-"""What all commands have in common: the log, and errors that are for people."""
+"""What all commands have in common: the log, the compilation cache, errors that are for people."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+import jax
 
 from malt_jax.errors import UserError
 
@@ -14,6 +18,7 @@ def command(main: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("absl").setLevel(logging.WARNING)
     logging.getLogger("jax").setLevel(logging.WARNING)
+    _keep_compiled_programs()
     try:
         main()
     except UserError as error:
@@ -22,3 +27,11 @@ def command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; start the command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _keep_compiled_programs() -> None:
+    """Compiled programs are kept for the next run, unless JAX's own variable says where or not."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "malt_jax" / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

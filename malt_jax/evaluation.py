@@ -131,7 +131,7 @@ def _judge(task: Task, system: System, tree: Tree) -> Outcome:
     answers = [[task.extract(text) for text in row] for row in texts.reshape(questions, passes)]
     right = np.zeros(questions)
     for row, (question, given) in enumerate(zip(tree.questions, answers, strict=True)):
-        chosen = [majority_vote(given)] if system.voted else given
+        chosen = [majority_vote(given, task.equal)] if system.voted else given
         right[row] = np.mean([a is not None and task.equal(a, question.answer) for a in chosen])
     used = passes if system.voted else 1
     lengths = sum(level.lengths.sum() for level in tree.completions[:depth])

@@ -73,8 +73,8 @@ class Experiment:
                         f"{self.task.name} question {question.id}: the {prompt.role.name}'s prompt"
                         f" has {asked + fixed} tokens of its own; with {prompt.depth + 1}"
                         f" completions of up to sampling.max_tokens={longest} it needs {needed}"
-                        f" positions, and the model has {limit}. Lower sampling.max_tokens, shorten the question,"
-                        " or take a model with a longer context."
+                        f" positions, and the model has {limit}. Lower sampling.max_tokens,"
+                        " shorten the question, or take a model with a longer context."
                     )
 
 

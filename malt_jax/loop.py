@@ -161,23 +161,21 @@ class Round:
             return [self._read(folder / file, questions) for file, questions in batches]
         names = self.experiment.pipeline.names
         variables = [self.experiment.variables(self.before.final.get(role)) for role in names]
-        trees: list[Tree] = []
-        with (
-            self.directory.stage(name) as stage,
-            Progress(f"round {self.number}: trees", len(self.questions), "questions") as progress,
-        ):
-            for file, questions in batches:
-                if stage.has(file):
-                    tree = self._read(stage.path / file, questions)
-                else:
+        with self.directory.stage(name) as stage:
+            trees = [self._read(stage.path / f, asked) for f, asked in batches if stage.has(f)]
+            tokens, start = 0, sum(len(tree.questions) for tree in trees)
+            title = f"round {self.number}: trees"
+            with Progress(title, len(self.questions), "questions", start=start) as progress:
+                for file, questions in batches[len(trees) :]:
                     tree = self._sample(variables, questions)
                     stage.write(file, to_parquet(tree))
-                trees.append(tree)
-                progress.update(
-                    done=sum(len(tree.questions) for tree in trees),
-                    tokens=sum(tree.tokens for tree in trees),
-                    right=float(np.mean([tree.rewards.mean() for tree in trees])),
-                )
+                    trees.append(tree)
+                    tokens += tree.tokens
+                    progress.update(
+                        done=sum(len(tree.questions) for tree in trees),
+                        tokens=tokens,
+                        right=float(np.mean([tree.rewards.mean() for tree in trees])),
+                    )
         return trees
 
     def _sample(self, variables: Sequence[Params], questions: Sequence[Question]) -> Tree:
@@ -337,28 +335,31 @@ def _evaluate(
             folder = directory.finished(name)
             seeds.append([read(folder, file, asked) for file, asked in batches])
             continue
-        done: list[dict[str, Tree]] = []
-        seeds.append(done)
-        with (
-            directory.stage(name) as stage,
-            Progress(f"evaluation, seed {seed}", len(questions), "questions") as progress,
-        ):
-            for file, asked in batches:
-                if all(stage.has(f"{policy}/{file}") for policy in trainables):
-                    trees = read(stage.path, file, asked)
-                else:
+        with directory.stage(name) as stage:
+            done = [
+                read(stage.path, file, asked)
+                for file, asked in batches
+                if all(stage.has(f"{policy}/{file}") for policy in trainables)
+            ]
+            start = sum(len(asked) for _, asked in batches[: len(done)])
+            title = f"evaluation, seed {seed}"
+            with Progress(title, len(questions), "questions", start=start) as progress:
+                tokens = 0
+                for file, asked in batches[len(done) :]:
                     trees = evaluation.answer(experiment, trainables, asked, key)
                     for policy, tree in trees.items():
                         stage.write(f"{policy}/{file}", to_parquet(tree))
-                done.append(trees)
-                progress.update(
-                    done=sum(len(trees[evaluation.BASE].questions) for trees in done),
-                    tokens=sum(tree.tokens for trees in done for tree in trees.values()),
-                    **{
-                        policy: float(np.mean([trees[policy].rewards.mean() for trees in done]))
-                        for policy in trainables
-                    },
-                )
+                    done.append(trees)
+                    tokens += sum(tree.tokens for tree in trees.values())
+                    progress.update(
+                        done=sum(len(asked) for _, asked in batches[: len(done)]),
+                        tokens=tokens,
+                        **{
+                            policy: float(np.mean([trees[policy].rewards.mean() for trees in done]))
+                            for policy in trainables
+                        },
+                    )
+        seeds.append(done)
     return seeds
 
 

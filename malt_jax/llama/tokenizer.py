@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 import jinja2
 import tokenizers
-from transformers import PreTrainedTokenizerFast
+
+# Only transformers' tokenizers are used, so its advice to install PyTorch would mislead.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from malt_jax.errors import UserError
 from malt_jax.llama.vocabularies import read_tokenizer_model

@@ -51,7 +51,7 @@ def test_merged_softmaxes_equal_one_softmax(lengths: str) -> None:
     values = normal(*leading, KV_HEADS, TIME, WIDTH)
 
     float32 = [jax.tree.map(lambda x: jnp.asarray(x, _kind(x)), s) for s in segments]
-    got = attend(*(jnp.asarray(x, jnp.float32) for x in (queries, keys, values)), float32)
+    got = jax.jit(attend)(*(jnp.asarray(x, jnp.float32) for x in (queries, keys, values)), float32)
     for node in itertools.product(*map(range, leading)):
         context = []
         for segment in segments:
@@ -71,4 +71,4 @@ def test_large_logits_do_not_overflow() -> None:
     keys = 1e4 * jnp.ones((1, KV_HEADS, WIDTH, 2), jnp.float32)
     values = jnp.ones((1, KV_HEADS, 2, WIDTH), jnp.float32)
     ancestor = Segment(-keys, 2 * values, jnp.array([2]))
-    np.testing.assert_allclose(attend(ones, keys, values, [ancestor]), 1.0)
+    np.testing.assert_allclose(jax.jit(attend)(ones, keys, values, [ancestor]), 1.0)

@@ -1,0 +1,199 @@
+"""The whole loop through its command: stages, results, resuming, and refusing."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pyarrow.parquet as pq
+import pytest
+
+import malt_jax
+from malt_jax import loop, solve, train
+from malt_jax.errors import UserError
+from malt_jax.evaluation import SYSTEMS
+
+SMALL = [
+    "task.train_questions=6",
+    "task.test_questions=5",
+    "sampling.questions_per_batch=4",
+    "evaluation.questions_per_batch=4",
+    "sampling.temperature=1.0",
+    "sft.batch_size=16",
+    "dpo.batch_size=16",
+    "dpo.learning_rate=0.01",
+    "sft.epochs=1",
+    "dpo.epochs=1",
+]
+
+
+def start(directory: Path, *overrides: str) -> None:
+    train.main(["--run-dir", str(directory), *SMALL, *overrides])
+
+
+def results(directory: Path) -> dict:
+    content = json.loads((directory / "results.json").read_text())
+    del content["seconds"]
+    return content
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    start(directory)
+    return directory
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def test_results_follow_the_schema(run: Path) -> None:
+    content = json.loads((run / "results.json").read_text())
+    schema = json.loads((Path(malt_jax.__file__).parent / "results_schema.json").read_text())
+    jsonschema.validate(content, schema)
+    assert set(content["systems"]) == set(SYSTEMS)
+    for name, system in content["systems"].items():
+        assert system["questions"] == 5
+        assert system["calls"] == (3 if "ma" in name.split("-")[-1] else 1) * (
+            3 if name.endswith("+mv") else 1
+        )
+    single, voted = content["systems"]["ma"], content["systems"]["ma+mv"]
+    assert voted["tokens"] == pytest.approx(3 * single["tokens"])
+    assert content["rounds"][0]["verifier"]["rows"] > 0
+
+
+def test_the_run_directory_holds_every_node_and_what_was_learned(run: Path) -> None:
+    trees = [pq.read_table(file) for file in sorted((run / "round-0/trees").glob("*.parquet"))]
+    assert [table.num_rows for table in trees] == [4 * 39, 2 * 39]
+    rows = (run / "round-0/rows/refiner/sft.jsonl").read_text().splitlines()
+    node = json.loads(rows[0])
+    table = trees[0].to_pylist() + trees[1].to_pylist()
+    stored = [n for n in table if n["question"] == node["question"] and n["path"] == node["path"]]
+    assert stored[0]["role"] == "refiner" and stored[0]["value"] == 1.0
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first = next(s for s in steps if s["stage"] == "round-0/refiner/dpo")
+    assert first["loss"] == pytest.approx(0.693147, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["evaluation"],
+        ["round-0/refiner/dpo", "evaluation"],
+        ["round-0/verifier", "round-0/refiner", "evaluation", "round-0/rows"],
+    ],
+)
+def test_an_interrupted_run_ends_in_the_same_results(run: Path, copy: Path, lost: list) -> None:
+    for stage in [*lost, "results.json"]:
+        path = copy / stage
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    kept = {f: f.stat().st_mtime_ns for f in (copy / "round-0/trees").iterdir()}
+    start(copy)
+    assert results(copy) == results(run)
+    assert kept == {f: f.stat().st_mtime_ns for f in (copy / "round-0/trees").iterdir()}
+
+
+def test_a_run_that_dies_between_batches_keeps_what_it_has(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "dies"
+    sampled = []
+
+    def dying(self: loop.Round, *arguments: object) -> object:
+        if sampled:
+            raise KeyboardInterrupt
+        sampled.append(original(self, *arguments))
+        return sampled[0]
+
+    original = loop.Round._sample
+    monkeypatch.setattr(loop.Round, "_sample", dying)
+    with pytest.raises(KeyboardInterrupt):
+        start(directory)
+    assert not (directory / "round-0/trees").exists()
+    monkeypatch.setattr(loop.Round, "_sample", original)
+    start(directory)
+    assert results(directory) == results(run)
+
+
+def test_another_configuration_is_refused_and_named(copy: Path) -> None:
+    before = (copy / "results.json").read_bytes()
+    with pytest.raises(UserError, match=r"sampling\.temperature: 1\.0 -> 0\.9"):
+        start(copy, "sampling.temperature=0.9")
+    assert (copy / "results.json").read_bytes() == before
+
+
+def test_a_damaged_stage_is_named(copy: Path) -> None:
+    file = next((copy / "round-0/trees").glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(UserError, match=file.name):
+        start(copy)
+
+
+def test_trees_without_a_pair_keep_the_sft_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # With one branch there are no siblings, so no pairs.
+    ones = [f"pipeline.roles.{role}.branching=1" for role in range(3)]
+    start(tmp_path / "run", *ones)
+    content = results(tmp_path / "run")
+    assert content["rounds"][0]["refiner"]["pairs"] == 0
+    assert "no preference pair for the refiner" in caplog.text
+    assert content["systems"]["malt"] == content["systems"]["star-ma"]
+
+
+def test_full_fine_tuning_runs_through_the_same_loop(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    start(directory, "learning.method=full", "sft.learning_rate=1e-4", "dpo.learning_rate=1e-4")
+    assert set(results(directory)["systems"]) == set(SYSTEMS)
+
+
+def test_two_rounds_build_on_each_other(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    start(directory, "rounds=2", "task.test_questions=2", "task.train_questions=4")
+    assert len(results(directory)["rounds"]) == 2
+    first, second = (
+        pq.read_table(directory / f"round-{n}/trees/batch-00000.parquet").column("text")
+        for n in (0, 1)
+    )
+    assert first != second
+
+
+def test_solve_prints_every_role_and_the_answer(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = "Tom has 12 eggs. He finds 7 more. How many eggs does Tom have now?"
+    solve.main([str(run), question, "sampling.temperature=0"])
+    trained = capsys.readouterr().out
+    positions = [trained.index(f"--- {role} ---") for role in ("generator", "verifier", "refiner")]
+    assert positions == sorted(positions)
+    assert "12+7=" in trained and "\nanswer: " in trained
+    solve.main(["tiny", question, "sampling.temperature=0"])
+    assert "answer: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["malt_jax.train", "sampling.temperatur=1"], "sampling.temperature"),
+        (["malt_jax.train", "model.name=no-such-model"], "no-such-model"),
+        (["malt_jax.train", "task.name=gsm8k", "task.train=missing.jsonl"], "missing.jsonl"),
+        (["malt_jax.solve", "no-such-run", "1+1?"], "no-such-run"),
+    ],
+)
+def test_errors_are_one_message_without_a_traceback(
+    command: list[str], message: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(malt_jax.__file__).parent.parent), "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr
