@@ -113,7 +113,8 @@ def test_what_the_model_learned_to_write_is_correct(make_tiny: ModuleType) -> No
     task = ArithmeticTask()
     dialogues = make_tiny.Dialogues(task, seed=0)
     wrong = {"verifier": 0, "refiner": 0}
-    for index in range(500):
+    first = make_tiny.GENERATOR_FIRST
+    for index in range(first, first + 500):
         role, question, context, completion = dialogues.texts(index)
         expected = task.question("train", make_tiny.TRAIN_QUESTIONS + index)
         assert question == expected.text
@@ -126,7 +127,8 @@ def test_what_the_model_learned_to_write_is_correct(make_tiny: ModuleType) -> No
         wrong[role] += mistaken
         check = completion if role == "verifier" else context[1]
         if check:
-            assert check.endswith("is wrong." if mistaken else "Every line is right.")
+            assert check.endswith("wrong" if mistaken else "right")
+            assert check.count("wrong") == mistaken
     assert min(wrong.values()) > 30
 
 
@@ -134,13 +136,11 @@ def test_verification_stops_at_the_first_wrong_line(make_tiny: ModuleType) -> No
     problem = make_tiny.Problem(14, (make_tiny.Step("+", 9), make_tiny.Step("-", 6)))
     right = "14+9=23\n23-6=17\nFinal Answer: 17"
     assert make_tiny.verification(problem, right) == (
-        "14+9=23 yes\n23-6=17 yes\nEvery line is right."
+        "14+9=23 given 23 right\n23-6=17 given 17 right"
     )
-    slip = "14+9=23\n23-6=18\nFinal Answer: 18"
-    assert make_tiny.verification(problem, slip) == (
-        "14+9=23 yes\n23-6=17 not 18\nLine 2 is wrong."
-    )
+    slip = "14+9=22\n22-6=16\nFinal Answer: 16"
+    assert make_tiny.verification(problem, slip) == "14+9=23 given 22 wrong"
     copied = "14+9=23\n23-6=17\nFinal Answer: 71"
     assert make_tiny.verification(problem, copied) == (
-        "14+9=23 yes\n23-6=17 yes\nFinal Answer: 17 not 71\nLine 3 is wrong."
+        "14+9=23 given 23 right\n23-6=17 given 17 right\nFinal Answer: 17 given 71 wrong"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.struct
 import numpy as np
@@ -142,7 +143,7 @@ class Batches:
         if self.reference_logps is not None:
             reference = np.zeros((size, branches), np.float32)
             reference[: len(rows)] = self.reference_logps[rows]
-        return Batch(
+        arrays: dict[str, Any] = dict(
             rows=indices,
             weights=(indices >= 0).astype(np.float32),
             prompts=prompts,
@@ -151,6 +152,8 @@ class Batches:
             lengths=lengths,
             reference_logps=reference,
         )
+        # NumPy arrays all the same: they go to the device with the step that takes them.
+        return Batch(**arrays)
 
 
 def _groups_by_length(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from malt_jax.learning.batches import Batch
 from malt_jax.learning.losses import TokenScores, token_scores
-from malt_jax.llama.levels import Level
-from malt_jax.llama.model import Llama, Params, init_adapter
+from malt_jax.llama.model import Llama, Params, forward, init_adapter, next_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,22 +55,16 @@ class Policy:
         """
         variables = self.variables(base, trainable)
 
-        def run(
-            tokens: Int[Array, "*N T"],
-            lengths: Int[Array, "*N"],
-            ancestors: Sequence[Level],
-            segment: int,
-        ) -> tuple[Float[Array, "*N T D"], Level]:
-            rngs = None
-            if dropout_key is not None:
-                rngs = {"dropout": jax.random.fold_in(dropout_key, segment)}
-            return self.model.apply(variables, tokens, lengths, ancestors, rngs=rngs)
-
         def logits_of(hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-            return self.model.apply(variables, hidden, method=Llama.logits)
+            return next_logits(self.model, variables, hidden)
 
-        _, prompt = run(batch.prompts, batch.prompt_lengths, (), 0)
-        hidden, _ = run(batch.inputs, batch.lengths, (prompt,), 1)
+        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        _, prompt = forward(
+            self.model, variables, batch.prompts, batch.prompt_lengths, dropout_key=keys[0]
+        )
+        hidden, _ = forward(
+            self.model, variables, batch.inputs, batch.lengths, [prompt], dropout_key=keys[1]
+        )
         return token_scores(
             logits_of, hidden, batch.targets, vocab_size=self.model.config.vocab_size
         )

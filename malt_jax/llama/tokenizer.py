@@ -14,7 +14,7 @@ import tokenizers
 
 # Only transformers' tokenizers are used, so its advice to install PyTorch would mislead.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-from transformers import PreTrainedTokenizerFast  # noqa: E402
+from transformers import PreTrainedTokenizerFast
 
 from malt_jax.errors import UserError
 from malt_jax.llama.vocabularies import read_tokenizer_model
