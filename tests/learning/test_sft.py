@@ -61,13 +61,13 @@ def test_full_training_leaves_the_base_as_it_is(full: Policy, base: Params) -> N
 def test_a_run_is_repeated_bit_for_bit_in_few_programs(lora: Policy, base: Params) -> None:
     start = lora.init(base, jax.random.key(1))
     config = dataclasses.replace(CONFIG, epochs=2)
-    train_step.clear_cache()
+    programs = train_step._cache_size()
     runs = [
         train_sft(lora, base, start, random_examples(rows, 1), config, seed=seed).trainable
         for rows, seed in ((10, 0), (10, 0), (10, 1), (7, 0))
     ]
     # One program serves roles, seeds and numbers of steps alike.
-    assert train_step._cache_size() == 1
+    assert train_step._cache_size() <= programs + 1
     assert same_bits(runs[0], runs[1])
     assert not same_bits(runs[0], runs[2])
 
