@@ -5,8 +5,8 @@
 A Llama of 0.65 million parameters learns the three roles of the arithmetic task from generated
 dialogues. Everything that it is taught to write is correct: mistakes stand only in what the
 verifier and the refiner READ, as an answer to be checked. The questions are of the training split,
-at indices that no run reaches. The same seed gives the same weights on the same machine; on one
-core of 2.6 GHz it takes about 35 minutes.
+at indices that no run reaches. The same seed gives the same weights on the same machine; on two
+cores of 2.6 GHz it takes about 15 minutes (18 minutes of processor time).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ BATCH = 32
 MAX_COMPLETION = 56
 POOL = 16
 """Batches that are drawn together, so that rows of similar length share one."""
-STEPS = 1700
+STEPS = 1800
 WARMUP = 100
 LEARNING_RATE = 3e-3
 
@@ -151,15 +151,15 @@ def _mistake(step: Step, value: int, rng: np.random.Generator) -> tuple[Step, in
     written = step
     kind = rng.choice(["slip", "number", "operation"], p=[0.6, 0.2, 0.2])
     if kind == "number":
-        operand = step.operand + int(rng.choice([-10, -2, -1, 1, 2, 10]))
-        written = Step(step.operator, max(2, operand))
+        operand = step.operand + int(rng.choice([-100, -10, -1, 1, 10, 100]))
+        written = Step(step.operator, operand if operand > 1 else step.operand + 1)
     elif kind == "operation":
         others = [operator for operator in "+-*" if operator != step.operator]
         written = Step(str(rng.choice(others)), step.operand)
     result = written.apply(value)
     if kind == "slip":
-        result += int(rng.choice([-20, -10, -10, -3, -2, -1, -1, 1, 1, 2, 3, 10, 10, 20]))
-    if result == right or not 0 < result < 200:
+        result += int(rng.choice([-100, -20, -10, -10, -2, -1, -1, 1, 1, 2, 10, 10, 20, 100]))
+    if result == right or not 0 < result < 1000:
         return step, right + 1
     return written, result
 
@@ -263,7 +263,8 @@ def train(
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, LEARNING_RATE, WARMUP, steps, LEARNING_RATE / 50
     )
-    # Muon (arXiv 2502.16982) needed a third of AdamW's tokens here. Kernels are [layers, out, in].
+    # Muon (arXiv 2502.16982) reaches the same loss with far fewer tokens than AdamW here. Kernels
+    # are [layers, out, in].
     kernels = MuonDimensionNumbers(reduction_axis=2, output_axis=1)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),

@@ -17,7 +17,7 @@ import numpy as np
 from malt_jax.errors import UserError
 from malt_jax.tasks.base import Question, Split, Task
 
-LARGEST_VALUE = 99
+LARGEST_VALUE = 199
 FACTORS = (2, 3, 4)
 TEST_SHARE = 8
 """One calculation in this many belongs to the test split."""
@@ -157,7 +157,7 @@ class _Questions(Sequence[Question]):
 
 
 def _draw_problem(rng: np.random.Generator, length: int) -> Problem:
-    start = value = int(rng.integers(3, 50))
+    start = value = int(rng.integers(3, LARGEST_VALUE // 2))
     steps = []
     for _ in range(length):
         step = _draw_step(rng, value)

@@ -38,8 +38,8 @@ def test_questions_depend_on_split_and_index_alone(task: ArithmeticTask) -> None
 
 def test_questions_stay_the_same_from_version_to_version(task: ArithmeticTask) -> None:
     assert task.questions("test")[0].text == (
-        "Leo has 24 stones. The number grows 3 times as big. He buys 11 more. Leo sells 49."
-        " How many stones does Leo have now?"
+        "Max has 47 pens. The number grows 3 times as big. Max finds 49 more."
+        " How many pens does Max have now?"
     )
 
 
