@@ -167,7 +167,7 @@ def _mistake(step: Step, value: int, rng: np.random.Generator) -> tuple[Step, in
 def verification(problem: Problem, answer: str) -> str:
     """The critique of an answer: every line computed again and set beside the value that the answer
     gives, up to the first that is wrong."""
-    checks = []
+    checks: list[str] = []
     for line, read in zip(problem.solution.split("\n"), answer.split("\n"), strict=True):
         given = read.replace("=", " ").split(" ")[-1]
         if read != line:
