@@ -4,6 +4,20 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+
+def _take_one_core() -> None:
+    """Gives each parallel test process a core of its own, before JAX counts them.
+
+    Otherwise each starts a thread for every core, and they wait for one another.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+_take_one_core()
+
 import jax
 import pytest
 from hypothesis import settings
