@@ -18,6 +18,8 @@ from malt_jax.llama.model import Block, Llama, Params
 from malt_jax.llama.rope import rotation
 from malt_jax.llama.tokenizer import Tokenizer
 from malt_jax.llama.weights import disassemble
+from malt_jax.sampling.filters import Filters
+from malt_jax.sampling.sampler import Sampler
 
 TOLERANCE = 2e-4
 
@@ -122,6 +124,46 @@ def test_smollm2_greedy_text(smollm2: Checkpoint, smollm2_torch: Any) -> None:
         prompt = smollm2.tokenizer.encode(text, special=True)
         theirs = torch_greedy(smollm2_torch, prompt, 40, smollm2.tokenizer.stop_ids)
         assert is_greedy(smollm2, prompt, theirs), smollm2.tokenizer.decode(theirs)
+
+
+PROMPTS = (
+    "A shop has 17 pears and sells 9 of them. How many are left?",
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "Name three colours.",
+    "How many days are there in two weeks?",
+    "Explain what a telescope does.",
+    "Who wrote Romeo and Juliet?",
+    "Is 21 a prime number? Say why.",
+    "Translate 'good morning' into Spanish.",
+    "Give a recipe for pancakes in three steps.",
+    "A train travels 60 miles an hour for 3 hours. How far does it go?",
+    "What is the opposite of 'cold'?",
+    "List the planets from the sun outwards.",
+    "Why do leaves fall in autumn?",
+    "Finish the proverb: a stitch in time",
+    "What is 12 times 8?",
+    "Describe a cat to somebody who has never seen one.",
+    "Which is heavier, a kilogram of feathers or a kilogram of iron?",
+    "Write a Python function that adds two numbers.",
+    "How does a bicycle stay upright?",
+)
+
+
+@pytest.mark.slow
+def test_the_sampler_decodes_smollm2_greedily_as_transformers_does(
+    smollm2: Checkpoint, smollm2_torch: Any
+) -> None:
+    tokenizer = smollm2.tokenizer
+    chats = [tokenizer.render([{"role": "user", "content": text}]) for text in PROMPTS]
+    prompts = [tokenizer.encode(chat, special=True) for chat in chats]
+    model, filters = Llama(smollm2.config), Filters.create(0.0)
+    sampler = Sampler(model, filters, tokenizer.stop_ids, max_tokens=24, chunk=24)
+    variables, ids = {"params": smollm2.params}, np.arange(len(prompts))
+    ours = sampler.sample(variables, [prompts], (1,), ids, jax.random.key(0))
+    for row, prompt in enumerate(prompts):
+        theirs = torch_greedy(smollm2_torch, prompt, 24, tokenizer.stop_ids)
+        assert ours.ids(row, 0) == theirs, PROMPTS[row]
 
 
 @pytest.mark.slow
