@@ -24,6 +24,7 @@ SMALL = [
     "sft.batch_size=16",
     "dpo.batch_size=16",
     "dpo.learning_rate=0.01",
+    "dpo.nll_weight=0.0",
     "sft.epochs=1",
     "dpo.epochs=1",
 ]
