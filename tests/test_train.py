@@ -179,7 +179,7 @@ def test_solve_prints_every_role_and_the_answer(
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["malt_jax.train", "sampling.temperatur=1"], "sampling.temperature"),
+        (["malt_jax.train", "sampling.temperatur=1"], "did you mean temperature?"),
         (["malt_jax.train", "model.name=no-such-model"], "no-such-model"),
         (["malt_jax.train", "task.name=gsm8k", "task.train=missing.jsonl"], "missing.jsonl"),
         (["malt_jax.solve", "no-such-run", "1+1?"], "no-such-run"),
