@@ -35,7 +35,7 @@ def ours(
 
     def run() -> None:
         variables = {"params": checkpoint.params}
-        out = sampler.sample(variables, [prompts], (branching,), questions, jax.random.key(0))
+        out = sampler.sample(variables, [[()], prompts], (branching,), questions, jax.random.key(0))
         assert (out.lengths == new).all()
 
     return run

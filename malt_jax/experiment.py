@@ -66,7 +66,7 @@ class Experiment:
         for prompt in self.prompts:
             fixed = sum(len(prompt.completion_level(d + 1, [])) for d in range(prompt.depth))
             for question in questions:
-                asked = len(prompt.question_level(question.text))
+                asked = len(prompt.root) + len(prompt.question_level(question.text))
                 needed = asked + fixed + (prompt.depth + 1) * longest
                 if needed > limit:
                     raise UserError(

@@ -139,10 +139,10 @@ def load_role(path: Path, name: str, branching: int, ancestors: Sequence[str]) -
 class RolePrompt:
     """A role's prompt in token ids, cut into the levels of the reasoning tree.
 
-    Level 0 is all up to the first slot of an ancestor role; level d is the completion of role
-    d-1 (counted from 0) and the fixed text behind it. The levels of a path, one behind the other,
-    are the prompt; the last one ends with the header of the assistant's turn. A level whose role
-    the prompt does not show is empty.
+    The root is all before the question, the same for all questions. Below it stands a level for the
+    question, and one for every completion that the role reads, each with the fixed text behind it.
+    The levels of a path, one behind the other, are the prompt; the last one ends with the header of
+    the assistant's turn. A level whose role the prompt does not show is empty.
 
     Fixed text is tokenised once, with the control tokens of the chat template. Questions are
     tokenised as plain text, so that nothing in them can end a turn; completions stay the ids that
@@ -157,7 +157,7 @@ class RolePrompt:
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(tokenizer.stop_ids)
         literals = self._literals()
-        self._before_question = tuple(tokenizer.encode(literals[None], special=True))
+        self.root = tuple(tokenizer.encode(literals[None], special=True))
         self._behind = {
             slot: tuple(tokenizer.encode(text, special=True))
             for slot, text in literals.items()
@@ -170,12 +170,11 @@ class RolePrompt:
         return len(self.ancestors)
 
     def question_level(self, question: str) -> tuple[int, ...]:
-        """Level 0 for a question's text."""
-        text = tuple(self._tokenizer.encode(question))
-        return self._before_question + text + self._behind[QUESTION]
+        """The level of a question's text."""
+        return tuple(self._tokenizer.encode(question)) + self._behind[QUESTION]
 
     def completion_level(self, depth: int, completion: Sequence[int]) -> tuple[int, ...]:
-        """Level `depth` (from 1) for a completion of role depth-1, without its stop token."""
+        """The level of a completion of role depth-1 (`depth` from 1), without its stop token."""
         name = self.ancestors[depth - 1]
         if name not in self._behind:
             return ()
@@ -191,7 +190,7 @@ class RolePrompt:
         if len(completions) != self.depth:
             raise ValueError(f"{self.role.name} reads {self.depth} completions, not {completions}")
         behind = (self.completion_level(d, ids) for d, ids in enumerate(completions, start=1))
-        return (self.question_level(question), *behind)
+        return (self.root, self.question_level(question), *behind)
 
     def flat(self, question: str, completions: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """The whole prompt in one piece."""

@@ -95,7 +95,7 @@ def expand(
     completions = list(known)
     for depth in range(len(known), len(prompts)):
         prompt = prompts[depth]
-        levels = [[prompt.question_level(question.text) for question in padded]]
+        levels = [[prompt.root], [prompt.question_level(question.text) for question in padded]]
         for above in range(depth):
             source = completions[above]
             # Known completions have no rows for the padding; any row will do for it.

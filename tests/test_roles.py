@@ -73,7 +73,8 @@ def test_levels_concatenate_to_the_template_s_own_text(tokenizer: Tokenizer, dep
     prompt = PIPELINE.prompts(tokenizer)[depth]
     completions = [tokenizer.encode(text) for text in TEXTS[:depth]]
     levels = prompt.levels(QUESTION, completions)
-    assert len(levels) == depth + 1
+    assert len(levels) == depth + 2
+    assert levels[0] == prompt.root == prompt.levels("Why?", completions)[0]
     flat = prompt.flat(QUESTION, completions)
     assert flat == tuple(token for level in levels for token in level)
     assert text_of(tokenizer, flat) == prompt.text(QUESTION, TEXTS[:depth])
@@ -92,15 +93,15 @@ def test_levels_concatenate_to_the_template_s_own_tokens(tokenizer: Tokenizer, d
 def test_tokens_never_reach_across_a_joint(tokenizer: Tokenizer):
     """Where a slot stands behind a space, the whole text has a token for " H" or more."""
     inline = RolePrompt(Role("generator", 1, "", "Question: {question}"), [], tokenizer)
-    level = inline.question_level("How many")
+    level = inline.flat("How many", [])
     assert text_of(tokenizer, level) == inline.text("How many", [])
     assert list(level) != tokenizer.encode(inline.text("How many", []), special=True)
 
 
 def test_levels_end_behind_the_fixed_text_of_each_slot(tokenizer: Tokenizer):
     verifier, refiner, judge = PIPELINE.prompts(tokenizer)[1:]
-    level0 = text_of(tokenizer, verifier.question_level("Why?"))
-    assert level0.endswith("Question:\nWhy?\nAnswer:\n")
+    assert text_of(tokenizer, verifier.root).endswith("Question:\n")
+    assert text_of(tokenizer, verifier.question_level("Why?")) == "Why?\nAnswer:\n"
     answer = tokenizer.encode("12")
     assert text_of(tokenizer, verifier.completion_level(1, answer)) == (
         "12\n\nOk?<|end|>\n<|start|>assistant\n"
@@ -131,9 +132,10 @@ def test_a_question_cannot_end_its_turn(tokenizer: Tokenizer):
 
 def test_slots_in_questions_and_examples_are_ordinary_text(tokenizer: Tokenizer):
     prompt = PIPELINE.prompts(tokenizer)[2]
-    level = text_of(tokenizer, prompt.question_level("What is {generator}?"))
-    assert "What is {generator}?" in level
-    assert "How many {apples}?<|end|>" in level
+    assert "What is {generator}?" in text_of(
+        tokenizer, prompt.question_level("What is {generator}?")
+    )
+    assert "How many {apples}?<|end|>" in text_of(tokenizer, prompt.root)
 
 
 def test_a_role_without_a_system_text_has_no_system_turn(tokenizer: Tokenizer):

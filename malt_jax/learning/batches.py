@@ -37,16 +37,20 @@ class Example:
 class Batch(flax.struct.PyTreeNode):
     """B rows of N completions each.
 
-    The prompt is computed once for all N completions, as the level above them. Its last token is
-    their first input, so that the prompt's level needs no logits.
+    What all prompts of the training set begin with (instructions, worked examples) is computed once
+    for the batch, and the rest of a prompt once for its N completions, as the levels above them. A
+    prompt's last token is its completions' first input, so that no level above needs logits.
     """
+
+    prefix: Int[Array, " S"]
+    """The common beginning; empty when it is too short to be worth a level."""
 
     rows: Int[Array, " B"]
     """Index of each row's example; -1 for padding rows."""
     weights: Float[Array, " B"]
     """1, or 0 for padding rows."""
     prompts: Int[Array, "B P"]
-    """Prompts without their last token."""
+    """Prompts without their common beginning and their last token."""
     prompt_lengths: Int[Array, " B"]
     completions: Int[Array, "B N C+1"]
     """The prompt's last token, then the completion."""
@@ -94,7 +98,8 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.reference_logps = reference_logps
-        self._groups = _groups_by_length(examples, batch_size)
+        self._prefix = _common_prefix([example.prompt for example in examples])
+        self._groups = _groups_by_length(examples, batch_size, len(self._prefix))
         self._orders: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
 
     @property
@@ -132,7 +137,7 @@ class Batches:
         lengths = np.zeros((size, branches), np.int32)
         for slot, row in enumerate(rows):
             example = self.examples[row]
-            *head, last = example.prompt
+            *head, last = example.prompt[len(self._prefix) :]
             prompts[slot, : len(head)] = head
             prompt_lengths[slot] = len(head)
             for branch, completion in enumerate(example.completions):
@@ -144,6 +149,7 @@ class Batches:
             reference = np.zeros((size, branches), np.float32)
             reference[: len(rows)] = self.reference_logps[rows]
         arrays: dict[str, Any] = dict(
+            prefix=self._prefix,
             rows=indices,
             weights=(indices >= 0).astype(np.float32),
             prompts=prompts,
@@ -156,16 +162,26 @@ class Batches:
         return Batch(**arrays)
 
 
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> Int[np.ndarray, " S"]:
+    """What all prompts begin with, cut to a multiple of LENGTH_MULTIPLE and short of any whole
+    prompt."""
+    first, last = min(prompts), max(prompts)
+    shortest = min(map(len, prompts)) - 1
+    differing = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    length = min(next(differing, shortest), shortest) // LENGTH_MULTIPLE * LENGTH_MULTIPLE
+    return np.array(first[:length], np.int32)
+
+
 def _groups_by_length(
-    examples: Sequence[Example], batch_size: int
+    examples: Sequence[Example], batch_size: int, prefix: int
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Rows by the shape (P, C) they are padded to.
+    """Rows by the shape (P, C) they are padded to; P does not count their common prefix.
 
     Rows are sorted by length and cut where the padded tokens are fewest, at whole batches, so that
     only the last group can have a batch that is not full.
     """
     branches = len(examples[0].completions)
-    prompts = np.array([len(example.prompt) - 1 for example in examples])
+    prompts = np.array([len(example.prompt) - prefix - 1 for example in examples])
     completions = np.array([max(map(len, example.completions)) for example in examples])
     order = np.argsort(prompts + branches * completions, kind="stable")
     starts = np.arange(0, len(order), batch_size)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from malt_jax.learning.batches import Batch
 from malt_jax.learning.losses import TokenScores, token_scores
+from malt_jax.llama.levels import Level
 from malt_jax.llama.model import Llama, Params, forward, init_adapter, next_logits
 
 
@@ -51,20 +52,25 @@ class Policy:
     ) -> TokenScores:
         """Scores of every completion token, [B, N, C]; dropout acts iff a key is given.
 
-        Gradients reach the prompt's level through its keys and values.
+        Gradients reach the levels above through their keys and values.
         """
         variables = self.variables(base, trainable)
 
         def logits_of(hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
             return next_logits(self.model, variables, hidden)
 
-        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        _, prompt = forward(
-            self.model, variables, batch.prompts, batch.prompt_lengths, dropout_key=keys[0]
-        )
-        hidden, _ = forward(
-            self.model, variables, batch.inputs, batch.lengths, [prompt], dropout_key=keys[1]
-        )
+        hidden: Float[Array, "B N C D"]
+        levels: list[Level] = []
+        segments = [
+            (batch.prompts, batch.prompt_lengths),
+            (batch.inputs, batch.lengths),
+        ]
+        if batch.prefix.size:
+            segments.insert(0, (batch.prefix, jnp.int32(batch.prefix.size)))
+        for depth, (tokens, lengths) in enumerate(segments):
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, depth)
+            hidden, level = forward(self.model, variables, tokens, lengths, levels, dropout_key=key)
+            levels.append(level)
         return token_scores(
             logits_of, hidden, batch.targets, vocab_size=self.model.config.vocab_size
         )

@@ -150,11 +150,14 @@ def train_step(
     """
     rows = batch.weights.shape[0]
     micro = config.micro_batch_size or rows
-    pieces = jax.tree.map(lambda x: x.reshape(rows // micro, micro, *x.shape[1:]), batch)
+    pieces = jax.tree.map(
+        lambda x: x.reshape(rows // micro, micro, *x.shape[1:]), batch.replace(prefix=None)
+    )
     keys = jax.random.split(jax.random.fold_in(key, state.step), rows // micro)
     count = objective.count(batch)
 
     def loss_of(trainable: Params, piece: Batch, key: Array) -> tuple[Array, Metrics]:
+        piece = piece.replace(prefix=batch.prefix)
         scores = policy.score(base, trainable, piece, key if objective.dropout else None)
         sums = objective.sums(scores, piece)
         return sums["loss"] / count, sums

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from malt_jax.sampling.decode import Completions, DecodeState, decode, node_keys
 from malt_jax.sampling.filters import Filters
 
 Segments = Sequence[Sequence[int]]
-"""Token ids of every node at one depth, in row-major order of (Q, n_1, ..., n_d)."""
+"""Token ids of every node of one level, in row-major order of its leading axes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +40,10 @@ class Sampler:
     ) -> Completions:
         """Draws branching[-1] completions for every node of the deepest level given.
 
-        levels:    the prompt as segments, one list a level; levels[d] belongs to the nodes with
-                   leading axes (Q, *branching[:d]). No path may be empty.
-        branching: branches down to and including the completions, len(levels) numbers.
+        levels:    the prompt as segments, one list a level: levels[0] holds the one segment that
+                   all questions' prompts begin with, levels[1 + d] those of the nodes with leading
+                   axes (Q, *branching[:d]). Those of the last level may not be empty.
+        branching: branches down to and including the completions, len(levels) - 1 numbers.
         questions: ids of the questions, which the random keys depend on.
 
         Each segment is prefilled once, whatever the number of its descendants. The last token of a
@@ -53,7 +53,7 @@ class Sampler:
         rows = len(questions)
         ancestors: tuple[Level, ...] = ()
         for depth, segments in enumerate(levels):
-            leading = (rows, *branching[:depth])
+            leading = (rows, *branching)[:depth]
             if depth == len(levels) - 1:
                 first = np.array([segment[-1] for segment in segments], np.int32)
                 segments = [segment[:-1] for segment in segments]
@@ -77,10 +77,10 @@ class Sampler:
         )
 
 
-def prompt_rows(levels: Sequence[Segments], branching: Sequence[int]) -> list[list[int]]:
+def prompt_rows(levels: Sequence[Segments]) -> list[list[int]]:
     """The whole prompt of every node of the deepest level, one row each, in row-major order."""
     nodes = len(levels[-1])
-    below = [math.prod(branching[depth : len(levels) - 1]) for depth in range(len(levels))]
+    below = [nodes // len(segments) for segments in levels]
     return [
         [
             token

@@ -5,7 +5,7 @@ import pytest
 from jaxtyping import Array, Float
 
 from malt_jax.config import LoraConfig
-from malt_jax.learning.batches import Batches, Example
+from malt_jax.learning.batches import Batch, Batches, Example
 from malt_jax.learning.policy import Policy
 from malt_jax.learning.train_step import completion_logps, sum_logps
 from malt_jax.llama.model import Llama, Params
@@ -74,6 +74,34 @@ def test_padding_rows_and_wider_padding_change_nothing(lora: Policy, base: Param
             logps.setdefault(row, []).append(values[slot])
     for first, second in logps.values():
         np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_a_common_beginning_changes_nothing(lora: Policy, base: Params) -> None:
+    tree = trained(lora, base)
+    beginning = [3, 1, 4, 1, 5] * 4
+    rows = [
+        Example([*beginning, *row.prompt], row.completions)
+        for row in random_examples(3, completions=2)
+    ]
+    other = Example([2, 7, 18], ([2, 8], [1]))
+    shared = Batches(rows, 4, seed=0).batch(0, 0)
+    alone = Batches([*rows, other], 4, seed=0).batch(0, 0)
+    assert (shared.prefix.tolist(), alone.prefix.size) == (beginning[:16], 0)
+    order = [int(np.flatnonzero(alone.rows == row)[0]) for row in shared.rows[:3]]
+
+    def logps(tree: Params, batch: Batch) -> jax.Array:
+        return completion_logps(lora, base, tree, batch)
+
+    def total(tree: Params, batch: Batch, slots: list[int]) -> jax.Array:
+        return jnp.sum(logps(tree, batch)[jnp.array(slots)])
+
+    np.testing.assert_allclose(
+        logps(tree, shared)[:3], logps(tree, alone)[jnp.array(order)], rtol=1e-5
+    )
+    ours = jax.grad(total)(tree, shared, [0, 1, 2])
+    expected = jax.grad(total)(tree, alone, order)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_new_role_behaves_as_the_base(lora: Policy, full: Policy, base: Params) -> None:

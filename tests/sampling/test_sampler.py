@@ -21,7 +21,7 @@ VARIABLES = {"params": PARAMS}
 
 def ragged_levels(questions: int, branching: tuple[int, ...]) -> list[list[list[int]]]:
     rng = np.random.default_rng(0)
-    counts = questions * np.cumprod([1, *branching[:-1]])
+    counts = [1, *(questions * np.cumprod([1, *branching[:-1]]))]
     return [
         [rng.integers(20, 300, rng.integers(3, 31)).tolist() for _ in range(count)]
         for count in counts
@@ -43,7 +43,7 @@ def sampled() -> Completions:
 
 
 def test_shared_levels_equal_the_naive_reference(sampled: Completions) -> None:
-    rows = [row for row in prompt_rows(LEVELS, BRANCHING) for _ in range(BRANCHING[-1])]
+    rows = [row for row in prompt_rows(LEVELS) for _ in range(BRANCHING[-1])]
     keys = node_keys(KEY, IDS, BRANCHING).reshape(-1)
     naive = decode_naively(
         MODEL, VARIABLES, rows, keys, Filters.create(0.8), stop_ids=STOPS, max_tokens=20
@@ -69,9 +69,9 @@ def test_finish_reasons_and_lengths_are_true(sampled: Completions) -> None:
 
 def test_batch_size_changes_nothing(sampled: Completions) -> None:
     for question in range(8):
-        alone = [
+        alone = [LEVELS[0]] + [
             segments[question * len(segments) // 8 : (question + 1) * len(segments) // 8]
-            for segments in LEVELS
+            for segments in LEVELS[1:]
         ]
         one = sampler().sample(VARIABLES, alone, BRANCHING, IDS[question : question + 1], KEY)
         for path in np.ndindex(BRANCHING):
@@ -87,12 +87,14 @@ def test_draws_depend_on_key_question_and_path(sampled: Completions) -> None:
     keys = node_keys(KEY, IDS, BRANCHING)
     assert len(np.unique(jax.random.key_data(keys).reshape(-1, 2), axis=0)) == keys.size
     # One prompt for all: siblings and questions still differ, the same question does not.
-    prompt = [LEVELS[0][0]] * 3
-    twice = sampler().sample(VARIABLES, [prompt], (4,), np.array([1, 2, 1]), KEY)
+    prompt = [LEVELS[1][0]] * 3
+    twice = sampler().sample(VARIABLES, [LEVELS[0], prompt], (4,), np.array([1, 2, 1]), KEY)
     rows = [tuple(map(tuple, ([twice.ids(q, n) for n in range(4)]))) for q in range(3)]
     assert rows[0] == rows[2] != rows[1]
     assert len(set(rows[0])) > 1
-    other = sampler().sample(VARIABLES, [prompt], (4,), np.array([1, 2, 1]), jax.random.key(6))
+    other = sampler().sample(
+        VARIABLES, [LEVELS[0], prompt], (4,), np.array([1, 2, 1]), jax.random.key(6)
+    )
     assert not np.array_equal(other.tokens, twice.tokens)
 
 
@@ -112,7 +114,7 @@ def test_every_chunk_is_reported() -> None:
         steps.append(int(state.step))
         lengths.append(int(jnp.sum(state.lengths)))
 
-    levels = [LEVELS[0]]
+    levels = LEVELS[:2]
     out = sampler(stop_ids=(299,)).sample(VARIABLES, levels, (2,), IDS, KEY, on_chunk=note)
     assert steps == sorted(steps) and steps[-1] <= 20 and steps[0] == 8
     assert lengths[-1] == out.lengths.sum()
