@@ -1,22 +1,14 @@
-"""Answers: found in a reply, brought to one canonical form, and compared.
+"""Where a reply gives its answer: the last \\boxed{}, a final-answer line, a letter, a number.
 
-Nothing that a model wrote is ever evaluated: replies are cut to a bounded length, searched in
-linear time, and numbers are compared exactly as rationals of bounded size. LaTeX is compared by its
-normalised text: equality that takes algebra (\\sqrt{8} and 2\\sqrt{2}, sets in another order) is
-not seen.
+All searches take time linear in the length of the reply, of which only the end is read.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from fractions import Fraction
 
-from malt_jax.latex import normalize_latex
-from malt_jax.rationals import find_numbers, format_number, parse_number, read_number
-
-Kind = Literal["number", "boxed", "letter", "text"]
-"""Answer formats: a number; LaTeX in \\boxed{}; the letter of a choice; words."""
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from malt_jax.grading.rationals import find_numbers, read_number
 
 MAX_REPLY = 20_000
 """Characters at the end of a reply in which the answer is looked for."""
@@ -25,7 +17,21 @@ MAX_ANSWER = 1_000
 
 _MARKER = re.compile(r"final answer(?: is)?[*_]{0,3}[:=]?|####", re.IGNORECASE)
 _WEAK_MARKER = re.compile(r"\b(?:answer|option|choice)(?: is)?[*_]{0,3}[:=]?", re.IGNORECASE)
-_MARKUP = " \t\r\n*_`\"'“”‘’"
+MARKUP = " \t\r\n*_`\"'“”‘’"
+
+_ANSWER_IS = re.compile(r"\banswer(?: is|:| =)[*_]{0,3}:?", re.IGNORECASE)
+_POLITENESS = re.compile(r"[$.\s]*I hope (?:it|this) (?:is correct|helps).{0,200}$", re.IGNORECASE)
+_FORMULA = re.compile(
+    r"\$\$([^$]{1,500})\$\$|\$((?:[^$\n\\]|\\.){1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]",
+    re.DOTALL,
+)
+# A number in such a line is a part of the answer, not the answer.
+_NOT_RATIONAL = re.compile(
+    r"\\(?:sqrt|pi|infty|sin|cos|tan|log|ln|pm|binom)(?![a-z])|√|π|±|\^|[0-9]i\b"
+)
+_SENTENCE = re.compile(r"(.{1,60}?[0-9}$)a-z*])(?:\.|,? (?:because|since|as|so|which))(?: |$)")
+_BARE_ANSWER = 120
+"""Characters of a reply that may be nothing but its answer."""
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)[ \t]*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOXED = re.compile(r"\\(?:boxed|fbox) *([A-Za-z0-9.]+)")
@@ -43,57 +49,9 @@ _DRESSED_CHOICE = re.compile(
 )
 
 
-def extract(kind: Kind, reply: str) -> str | None:
-    """The answer that a reply ends with, in canonical form; None when it gives none.
-
-    number: the number behind the last "Final Answer:" (or "####"), else the last number.
-    boxed:  the last balanced \\boxed{}, else what stands behind the last "Final Answer:".
-    letter: the choice behind the last "Final Answer:", else the one that the reply ends with.
-    text:   what stands behind the last "Final Answer:", else in the last \\boxed{}.
-    """
-    reply = reply[-MAX_REPLY:]
-    if kind == "number":
-        return _extract_number(reply)
-    if kind == "letter":
-        return _extract_letter(reply)
-    sources = (_last_boxed, _final_line) if kind == "boxed" else (_final_line, _last_boxed)
-    for source in sources:
-        if found := source(reply):
-            return normalize(kind, found)
-    return None
-
-
-def normalize(kind: Kind, answer: str) -> str | None:
-    """The canonical form of a bare answer, such as a data set's; None when it is not of its kind.
-
-    A canonical answer is left as it is.
-    """
-    if len(answer) > MAX_ANSWER:
-        return None
-    if kind == "number":
-        value = parse_number(_plain_numbers(answer).strip().removesuffix("."))
-        return None if value is None else format_number(value)
-    if kind == "boxed":
-        latex = normalize_latex(answer)
-        return None if latex is None or len(latex) > MAX_ANSWER else latex
-    if kind == "letter":
-        letter = answer.strip(_MARKUP + "().").upper()
-        return letter if re.fullmatch("[A-J]", letter) else None
-    return " ".join(answer.casefold().split()).strip(_MARKUP + ".") or None
-
-
-def equal(kind: Kind, a: str, b: str) -> bool:
-    """Whether two answers have the same canonical form. Symmetric; false for what has none."""
-    canonical = normalize(kind, a)
-    return canonical is not None and canonical == normalize(kind, b)
-
-
 def last_boxed(text: str) -> str | None:
     """What the last \\boxed{} with balanced braces holds, or a last \\boxed 2 without braces."""
-    return _last_boxed(text[-MAX_REPLY:])
-
-
-def _last_boxed(reply: str) -> str | None:
+    reply = text[-MAX_REPLY:]
     opened: list[tuple[bool, int]] = []
     start, found = -1, None
     for part in _BRACES.finditer(reply):
@@ -109,45 +67,89 @@ def _last_boxed(reply: str) -> str | None:
     return None if found is None else found.strip()
 
 
-def _final_line(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
+def final_line(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
     """The first line with content behind the last marker that has any."""
     end = len(reply)
     for match in reversed(list(marker.finditer(reply))):
         # Behind a marker without content stands nothing but markup and later such markers.
-        content = reply[match.end() : end].lstrip(_MARKUP + ":")
+        content = reply[match.end() : end].lstrip(MARKUP + ":")
         if content:
-            return content.partition("\n")[0].rstrip(_MARKUP)
+            return content.partition("\n")[0].rstrip(MARKUP)
         end = match.start()
     return None
 
 
-def _plain_numbers(text: str) -> str:
+def plain_numbers(text: str) -> str:
     """LaTeX's spellings of numbers in those of plain text."""
     text = re.sub(r"\\[dt]?frac *\{ *(-?[0-9]{1,200}) *\} *\{ *([0-9]{1,200}) *\}", r" \1/\2", text)
     text = re.sub(r"\\!|\\?%|\\(?=\$)", "", text)
     return text.replace("{,}", ",").replace("\u2212", "-").replace("\u00a0", " ")
 
 
-def _extract_number(reply: str) -> str | None:
-    line = _final_line(reply)
+def number(reply: str) -> Fraction | None:
+    """The number that a reply ends with."""
+    line = final_line(reply)
     if line is None:
-        numbers = find_numbers(_plain_numbers(reply))
+        line = last_boxed(reply)
+    if line is None:
+        line = final_line(reply, _ANSWER_IS)
+        if line is not None and not re.search("[0-9]", line):
+            line = None
+    if line is None:
+        numbers = find_numbers(plain_numbers(reply))
     else:
-        line = _plain_numbers(line[:MAX_ANSWER])
+        line = line[:MAX_ANSWER]
+        if _NOT_RATIONAL.search(line):
+            return None
+        line = plain_numbers(line)
         line = line.rpartition("=")[2] if re.search("=.*[0-9]", line) else line
         numbers = find_numbers(line)
         # "18 eggs a day for 7 days" gives its answer first, "in 7 days 18 eggs" last.
         if numbers and not re.search("[A-Za-z0-9]", line[: numbers[0].start()]):
             numbers = numbers[:1]
-    value = read_number(numbers[-1]) if numbers else None
-    return None if value is None else format_number(value)
+    return read_number(numbers[-1]) if numbers else None
 
 
-def _extract_letter(reply: str) -> str | None:
-    line = _final_line(reply)
+def any_answer(reply: str) -> str | None:
+    """The answer of a reply of any format, as it stands there.
+
+    From the last \\boxed{}, else from the last "Final Answer:" or "####" line, else from the last
+    "answer is", else the last formula, else the last number.
+    """
+    if found := last_boxed(reply):
+        return found
+    for marker in (_MARKER, _ANSWER_IS):
+        if found := final_answer(reply, marker):
+            return found
+    if len(reply) <= _BARE_ANSWER and not re.search(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", reply):
+        return reply.strip() or None
+    formulas = _FORMULA.findall(reply)
+    if formulas:
+        return next(filter(None, formulas[-1]))
+    numbers = find_numbers(plain_numbers(reply))
+    return numbers[-1][0].strip() if numbers else None
+
+
+def final_answer(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
+    """What the last final-answer line gives: "$x$. I hope it is correct.", "the area is $\\pi$"."""
+    line = final_line(reply, marker)
+    if line is None:
+        return None
+    line = line[:MAX_ANSWER] if len(line) > MAX_ANSWER else line
+    line = _POLITENESS.sub("", line).rstrip(MARKUP + ".")
+    formulas = _FORMULA.findall(line)
+    if formulas and not re.match(r"[*_ ]*(?:\$|\\\(|\\\[)", line):
+        return next(filter(None, formulas[-1]))
+    sentence = _SENTENCE.match(line)
+    return sentence[1] if sentence else line
+
+
+def letter(reply: str) -> str | None:
+    """The choice behind the last "Final Answer:", else the one that the reply ends with."""
+    line = final_line(reply)
     if line is not None:
         return _choice_of_line(line)
-    line = _final_line(reply, _WEAK_MARKER)
+    line = final_line(reply, _WEAK_MARKER)
     if line is not None and (letter := _choice_of_line(line)):
         return letter
     lines = [line for line in reply.splitlines() if line.strip()]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malt_jax.grading import KINDS, Kind, equal, extract, last_boxed, normalize
-from malt_jax.rationals import format_number, parse_number
+from malt_jax.grading.rationals import format_number, parse_number
 
 NUMBERS = {
     # the final-answer line
@@ -99,14 +99,14 @@ BOXED = {
     r"\boxed{3\frac{1}{2}}": "3.5",
     r"\boxed{10,\!000}": "10000",
     r"\boxed{1{,}234}": "1234",
-    r"\boxed{x = 5}": "5",
-    r"\boxed{75^\circ}": "75",
-    r"\boxed{75°}": "75",
-    r"\boxed{50\%}": "50",
-    r"\boxed{\$118}": "118",
-    r"\boxed{118 \text{ dollars}}": "118",
-    r"\boxed{5 cm}": "5",
-    r"\boxed{\text{even}}": "even",
+    r"\boxed{x = 5}": "x=5",
+    r"\boxed{75^\circ}": r"75^\circ",
+    r"\boxed{75°}": r"75^\circ",
+    r"\boxed{50\%}": r"50\%",
+    r"\boxed{\$118}": r"\$118",
+    r"\boxed{118 \text{ dollars}}": r"118\text{dollars}",
+    r"\boxed{5 cm}": "5 cm",
+    r"\boxed{\text{even}}": r"\text{even}",
     r"\boxed{\left( 1, \tfrac{3}{4} \right]}": r"(1,\frac{3}{4}]",
     r"\boxed{3 \sqrt 2}": r"3\sqrt{2}",
     r"\boxed{x^{2} + 1}": "x^2+1",

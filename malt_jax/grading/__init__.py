@@ -1,0 +1,82 @@
+"""Answers: found in a reply, brought to one canonical form, and compared.
+
+Nothing that a model wrote is ever evaluated as a program. Replies are cut to a bounded length and
+searched in linear time; numbers are compared exactly, LaTeX by a small grammar of our own, and what
+is beyond that by math-verify, in processes that are killed when they take too long or too much.
+docs/grading.md has the rules.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Literal, get_args
+
+from malt_jax.grading import algebra, answers, extraction
+from malt_jax.grading.extraction import MAX_ANSWER, MAX_REPLY, last_boxed
+from malt_jax.grading.latex import normalize_latex
+from malt_jax.grading.rationals import format_number, parse_number
+
+__all__ = ["KINDS", "MAX_REPLY", "Kind", "equal", "extract", "last_boxed", "normalize"]
+
+Kind = Literal["number", "boxed", "letter", "text"]
+"""Answer formats: a number; LaTeX in \\boxed{}; the letter of a choice; words."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def extract(kind: Kind, reply: str) -> str | None:
+    """The answer that a reply ends with, in canonical form; None when it gives none.
+
+    number: the number behind the last "Final Answer:" (or "####"), else in the last \\boxed{}, else
+            behind the last "answer is", else the last number.
+    boxed:  the last balanced \\boxed{}, else what stands behind the last "Final Answer:".
+    letter: the choice behind the last "Final Answer:", else the one that the reply ends with.
+    text:   what stands behind the last "Final Answer:", else in the last \\boxed{}.
+    """
+    reply = reply[-MAX_REPLY:]
+    if kind == "number":
+        value = extraction.number(reply)
+        return None if value is None else format_number(value)
+    if kind == "letter":
+        return extraction.letter(reply)
+    found = None
+    if kind == "boxed":
+        found = last_boxed(reply) or extraction.final_answer(reply)
+    elif kind == "text":
+        found = extraction.final_line(reply) or last_boxed(reply)
+    return normalize(kind, found) if found else None
+
+
+def normalize(kind: Kind, answer: str) -> str | None:
+    """The canonical form of a bare answer, such as a data set's; None when it is not of its kind.
+
+    A canonical answer is left as it is. Canonical answers of numbers, letters and words are equal
+    exactly when their texts are; those of LaTeX are compared by `equal`.
+    """
+    if len(answer) > MAX_ANSWER:
+        return None
+    if kind == "number":
+        plain = extraction.plain_numbers(answer).strip().removesuffix(".")
+        value = parse_number(plain)
+        return None if value is None else format_number(value)
+    if kind == "boxed":
+        latex = normalize_latex(answer)
+        return None if latex is None or len(latex) > MAX_ANSWER else latex
+    if kind == "letter":
+        letter = answer.strip(extraction.MARKUP + "().").upper()
+        return letter if re.fullmatch("[A-J]", letter) else None
+    return " ".join(answer.casefold().split()).strip(extraction.MARKUP + ".") or None
+
+
+def equal(kind: Kind, a: str, b: str) -> bool:
+    """Whether two answers say the same. Symmetric; false for what has no canonical form."""
+    first, second = normalize(kind, a), normalize(kind, b)
+    if first is None or second is None:
+        return False
+    return first == second or (kind == "boxed" and _equal_latex(*sorted((first, second))))
+
+
+@lru_cache(maxsize=100_000)
+def _equal_latex(a: str, b: str) -> bool:
+    verdict = answers.same(answers.read(a), answers.read(b))
+    return algebra.equal(a, b) if verdict is None else verdict

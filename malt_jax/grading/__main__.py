@@ -1,0 +1,117 @@
+"""python -m malt_jax.grading: judges a file of answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from malt_jax import grading
+from malt_jax.command import command
+from malt_jax.errors import UserError
+from malt_jax.grading import extraction
+from malt_jax.grading.rationals import parse_number
+from malt_jax.runs.directory import write_atomically
+
+KINDS = ("answer", "text", "letter")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m malt_jax.grading",
+        description="Judges answers. Each line of CASES is a JSON object with `kind`, `gold` and"
+        " `prediction`. Kinds: answer, two bare answers; text, a whole reply, in which the answer"
+        " is looked for first; letter, a reply that gives the letter of a choice. For each line,"
+        " in order, a JSON object is written: `verdict` (true or false), `extracted` (the answer"
+        " that was compared, or null) and `seconds`.",
+    )
+    parser.add_argument("cases", metavar="CASES.jsonl", type=Path)
+    parser.add_argument("--out", metavar="FILE", type=Path, help="instead of standard output")
+    options = parser.parse_args(arguments)
+    verdicts = (json.dumps(judge(**row)) + "\n" for row in list(_rows(options.cases)))
+    if options.out is not None:
+        write_atomically(options.out, "".join(verdicts))
+    else:
+        for verdict in verdicts:
+            sys.stdout.write(verdict)
+
+
+def judge(kind: str, gold: str, prediction: str) -> dict[str, Any]:
+    """The verdict on one prediction, what was compared, and how long it took, in seconds."""
+    start = time.perf_counter()
+    verdict, extracted = {"answer": _judge_answer, "text": _judge_text, "letter": _judge_letter}[
+        kind
+    ](gold, prediction)
+    seconds = round(time.perf_counter() - start, 6)
+    return {"verdict": verdict, "extracted": extracted, "seconds": seconds}
+
+
+def _judge_answer(gold: str, prediction: str) -> tuple[bool, str | None]:
+    return grading.equal("boxed", gold, prediction), grading.normalize("boxed", prediction)
+
+
+def _judge_text(gold: str, prediction: str) -> tuple[bool, str | None]:
+    if re.search(r"\\boxed|\\fbox|####|final answer", gold, re.IGNORECASE):
+        gold = extraction.any_answer(gold) or ""
+    prediction = prediction[-grading.MAX_REPLY :]
+    found = extraction.any_answer(prediction)
+    extracted = None if found is None else grading.normalize("boxed", found)
+    if extracted is not None and grading.equal("boxed", gold, extracted):
+        return True, extracted
+    if extraction.last_boxed(prediction):
+        return False, extracted
+    # Without a box the shape of the right answer says what to look for in a sentence.
+    number = parse_number(gold.replace("$", ""))
+    if number is not None:
+        given = grading.extract("number", prediction)
+        return given is not None and grading.equal("number", gold, given), given
+    if re.fullmatch("[A-J]", gold.strip()):
+        letter = grading.extract("letter", prediction)
+        return letter == gold.strip(), letter
+    return False, extracted
+
+
+def _judge_letter(gold: str, prediction: str) -> tuple[bool, str | None]:
+    right = grading.normalize("letter", gold) or grading.extract("letter", gold)
+    letter = grading.extract("letter", prediction)
+    return letter is not None and letter == right, letter
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, str]]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _row(f"{path}:{number}", line)
+
+
+def _row(place: str, line: bytes) -> Mapping[str, str]:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: not UTF-8 text: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: expected a JSON object with kind, gold and prediction")
+    for field in ("kind", "gold", "prediction"):
+        if field not in row:
+            raise UserError(f"{place}: field {field!r} is missing")
+        if not isinstance(row[field], str):
+            raise UserError(f"{place}: field {field!r} must be text, got {row[field]!r:.80}")
+    if row["kind"] not in KINDS:
+        raise UserError(
+            f"{place}: field 'kind' must be one of {', '.join(KINDS)}, got {row['kind']!r:.80}"
+        )
+    return {field: row[field] for field in ("kind", "gold", "prediction")}
+
+
+if __name__ == "__main__":
+    command(main)
