@@ -53,8 +53,19 @@ class TaskConfig:
     """The questions, and how their answers are compared."""
 
     name: str = _option("arithmetic", "the kind of question: how answers are written and compared")
-    train: str | None = _option(None, "file with the questions to learn from")
-    test: str | None = _option(None, "file with the questions to evaluate on")
+    train: str | None = _option(
+        None,
+        "questions to learn from: a JSON Lines or Parquet file (or several: dir/*.jsonl), a saved"
+        " data set's directory[:SPLIT], hub:OWNER/NAME[/CONFIG]:SPLIT or tfds:NAME[/CONFIG]:SPLIT;"
+        " null: the task's own on the hub",
+    )
+    test: str | None = _option(None, "questions to evaluate on, given like those of train")
+    array_records: str | None = _option(
+        None,
+        "directory: the rows are written there once as array_record files of TensorFlow Datasets"
+        " and read from these; null: they are read from their source",
+    )
+    drop_duplicates: bool = _option(True, "leave out training questions that the test asks too")
     train_questions: int | None = _option(None, "questions to learn from; null: all")
     test_questions: int | None = _option(None, "questions in the test split; null: all")
     options: dict[str, Any] = dataclasses.field(

@@ -11,16 +11,20 @@ from typing import Any
 from malt_jax.config import TaskConfig
 from malt_jax.errors import UserError
 from malt_jax.tasks.base import Question, Split, Task
+from malt_jax.tasks.rows import Data
 
-__all__ = ["TASKS", "Question", "Split", "Task", "create"]
+__all__ = ["TASKS", "Data", "Question", "Split", "Task", "create"]
 
 TASKS = {
     "addition": "malt_jax.tasks.addition:AdditionTask",
     "arithmetic": "malt_jax.tasks.arithmetic:ArithmeticTask",
     "commonsense_qa": "malt_jax.tasks.commonsense_qa:CommonsenseQaTask",
     "gsm8k": "malt_jax.tasks.gsm8k:Gsm8kTask",
+    "gsm_symbolic": "malt_jax.tasks.gsm_symbolic:GsmSymbolicTask",
     "jsonl": "malt_jax.tasks.jsonl:JsonlTask",
     "math": "malt_jax.tasks.math:MathTask",
+    "reasoning_gym": "malt_jax.tasks.reasoning_gym:ReasoningGymTask",
+    "svamp": "malt_jax.tasks.svamp:SvampTask",
 }
 """Where the class of each task is; a task's module is imported when the task is used."""
 
@@ -28,8 +32,8 @@ TASKS = {
 def create(config: TaskConfig) -> Task:
     """The task that a configuration describes.
 
-    The class's parameters are the task's options. `task.train` and `task.test` reach it under the
-    same names, if it has them: tasks that generate their questions do not.
+    The class's parameters are the task's options, but for `data`, the other fields of `task`: a
+    class without it generates its questions.
 
     Raises UserError for an unknown task, an option that the task does not have, or one of the
     wrong type.
@@ -43,19 +47,20 @@ def create(config: TaskConfig) -> Task:
     module, _, name = TASKS[config.name].partition(":")
     task: type[Task] = getattr(importlib.import_module(module), name)
     types = typing.get_type_hints(task.__init__)
-    parameters = list(inspect.signature(task).parameters)
+    known = list(inspect.signature(task).parameters)
     options: dict[str, Any] = {}
-    for field in ("train", "test"):
-        path = getattr(config, field)
-        if path is None:
-            continue
-        if field not in parameters:
-            raise UserError(
-                f"task.{field}: the task {config.name!r} generates its questions and reads no file;"
-                f" leave task.{field} out"
-            )
-        options[field] = path
-    known = [parameter for parameter in parameters if parameter not in ("train", "test")]
+    if "data" in known:
+        known.remove("data")
+        options["data"] = Data(
+            config.train, config.test, config.array_records, config.drop_duplicates
+        )
+    else:
+        for field in ("train", "test", "array_records"):
+            if getattr(config, field) is not None:
+                raise UserError(
+                    f"task.{field}: the task {config.name!r} generates its questions and reads no"
+                    f" file; leave task.{field} out"
+                )
     for option, value in config.options.items():
         if option not in known:
             close = difflib.get_close_matches(str(option), known, n=1)

@@ -20,7 +20,7 @@ class Question:
     """A question as the roles read it.
 
     Attributes:
-        id:       its index in its split, whatever the order in which it is asked.
+        id:       the index of its row in its split, whatever the order in which it is asked.
         text:     what stands in the prompts' {question} slot.
         answer:   the right answer, in the canonical form that `Task.extract` gives.
         metadata: what reports group by or people like to read (level, subject, solution).
@@ -45,7 +45,7 @@ class Task(ABC):
 
     @abstractmethod
     def questions(self, split: Split) -> Sequence[Question]:
-        """The questions of a split; number i has id i.
+        """The questions of a split by ascending id.
 
         Raises UserError when they cannot be had, are malformed, or are none at all.
         """

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from malt_jax.tasks.base import Question
-from malt_jax.tasks.rows import HubSplit, Row, RowsTask
+from malt_jax.tasks.row import Row
+from malt_jax.tasks.rows import Published, RowsTask
 
 LABELS = ["A", "B", "C", "D", "E"]
-DATASET = "tau/commonsense_qa"
 
 
 class CommonsenseQaTask(RowsTask):
@@ -19,10 +17,8 @@ class CommonsenseQaTask(RowsTask):
 
     name = "commonsense_qa"
     kind = "letter"
-    hub: ClassVar = {
-        "train": [HubSplit(DATASET, "train")],
-        "test": [HubSplit(DATASET, "validation")],
-    }
+    train = Published(9741, "hub:tau/commonsense_qa:train")
+    test = Published(1221, "hub:tau/commonsense_qa:validation")
 
     def question(self, index: int, row: Row) -> Question:
         choices = row.value("choices")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
 
-from malt_jax.tasks.base import Question
-from malt_jax.tasks.rows import HubSplit, Row, RowsTask
+from malt_jax.tasks.base import PROMPTS, Question
+from malt_jax.tasks.row import Row
+from malt_jax.tasks.rows import Published, RowsTask
 
 ANSWER_MARK = "####"
 
@@ -15,10 +16,8 @@ class Gsm8kTask(RowsTask):
 
     name = "gsm8k"
     kind = "number"
-    hub: ClassVar = {
-        "train": [HubSplit("openai/gsm8k", "train", "main")],
-        "test": [HubSplit("openai/gsm8k", "test", "main")],
-    }
+    train = Published(7473, "hub:openai/gsm8k/main:train")
+    test = Published(1319, "hub:openai/gsm8k/main:test")
 
     def question(self, index: int, row: Row) -> Question:
         solution, mark, answer = row.text("answer").rpartition(ANSWER_MARK)
@@ -30,3 +29,7 @@ class Gsm8kTask(RowsTask):
             answer=row.answer("answer", self.kind, answer),
             metadata={"solution": solution.strip()},
         )
+
+    @property
+    def prompts(self) -> Path:
+        return PROMPTS / "gsm8k"  # those of GSM-Symbolic too, which is GSM8K in other numbers

@@ -1,4 +1,4 @@
-"""A user's own questions from files of JSON lines."""
+"""A user's own questions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Literal
 from malt_jax.errors import UserError
 from malt_jax.tasks.base import Question
 from malt_jax.tasks.commonsense_qa import with_choices
-from malt_jax.tasks.rows import Row, RowsTask
+from malt_jax.tasks.row import Row
+from malt_jax.tasks.rows import Data, RowsTask
 
 MAX_CHOICES = 10
 
@@ -25,14 +26,13 @@ class JsonlTask(RowsTask):
 
     def __init__(
         self,
-        train: str | None = None,
-        test: str | None = None,
+        data: Data | None = None,
         question_field: str = "question",
         answer_field: str = "answer",
         choices_field: str | None = None,
         kind: Literal["number", "boxed", "letter", "text"] = "number",
     ) -> None:
-        super().__init__(train, test)
+        super().__init__(data)
         if choices_field is not None and kind != "letter":
             raise UserError(
                 f'task.options.kind: choices are answered with "letter", not with {kind!r}'
@@ -44,10 +44,7 @@ class JsonlTask(RowsTask):
 
     def question(self, index: int, row: Row) -> Question:
         text = row.text(self.question_field).strip()
-        answer = row.value(self.answer_field)
-        if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
-            raise row.error(self.answer_field, f"must be text or a number, got {answer!r}")
-        answer = str(answer)
+        answer = row.number_or_text(self.answer_field)
         if self.choices_field is not None:
             choices = self._choices(row, self.choices_field)
             text = with_choices(text, choices)

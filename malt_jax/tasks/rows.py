@@ -1,70 +1,68 @@
-"""Tasks whose questions are rows of a file or of a data set on the Hugging Face hub."""
+"""Tasks whose questions are rows of a data set."""
 
 from __future__ import annotations
 
-import json
+import itertools
+import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
-from malt_jax import grading
 from malt_jax.errors import UserError
+from malt_jax.tasks import sources
 from malt_jax.tasks.base import Question, Split, Task
+from malt_jax.tasks.duplicates import duplicates
+from malt_jax.tasks.row import Row
+from malt_jax.tasks.sources import array_records
+
+logger = logging.getLogger(__name__)
+
+
+class Published:
+    """A split as it is published.
+
+    Attributes:
+        questions: how many it has.
+        sources:   where they are, see malt_jax.tasks.sources; read one after another.
+        split:     its name there, and in a saved copy.
+    """
+
+    def __init__(self, questions: int, *sources: str) -> None:
+        self.questions = questions
+        self.sources = sources
+        self.split = sources[0].rpartition(":")[2]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row's fields and the place to name when something is wrong with them."""
+class Data:
+    """Where a task's rows are, as the configuration says it under `task`.
 
-    place: str
-    fields: Mapping[str, Any]
+    Attributes:
+        train, test:     sources (see malt_jax.tasks.sources); None is the task's own on the hub.
+        array_records:   directory to write the rows into once and to read them from; None for none.
+        drop_duplicates: whether training questions that the test asks too are left out.
+    """
 
-    def text(self, field: str) -> str:
-        """The text in a field. Raises UserError when there is none."""
-        value = self.value(field)
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(field, f"must be text, got {_shorten(value)}")
-        return value
-
-    def value(self, field: str) -> Any:
-        if field not in self.fields:
-            raise self.error(field, f"is missing; the row has {', '.join(self.fields) or 'none'}")
-        return self.fields[field]
-
-    def answer(self, field: str, kind: grading.Kind, answer: str) -> str:
-        """The canonical form of a right answer. Raises UserError when it has none."""
-        canonical = grading.normalize(kind, answer)
-        if canonical is None:
-            raise self.error(field, f"must hold an answer of kind {kind!r}, got {_shorten(answer)}")
-        return canonical
-
-    def error(self, field: str, problem: str) -> UserError:
-        return UserError(f"{self.place}: field {field!r} {problem}")
-
-
-@dataclass(frozen=True)
-class HubSplit:
-    """Where a split is on the Hugging Face hub."""
-
-    dataset: str
-    split: str
-    config: str | None = None
+    train: str | None = None
+    test: str | None = None
+    array_records: str | None = None
+    drop_duplicates: bool = True
 
 
 class RowsTask(Task):
-    """A task that reads rows, from JSON lines (UTF-8, one object a line) or from the hub.
+    """A task that reads rows from files, saved data sets, the hub or TensorFlow Datasets.
 
     Attributes:
-        hub: where the splits are when no file is named; several parts are read one after another.
+        train, test: the splits as they are published; None where only the user's own are read.
     """
 
-    hub: ClassVar[Mapping[Split, Sequence[HubSplit]]] = {}
+    train: Published | None = None
+    test: Published | None = None
 
-    def __init__(self, train: str | None = None, test: str | None = None) -> None:
-        self._paths: dict[Split, str | None] = {"train": train, "test": test}
-        self._questions: dict[Split, list[Question]] = {}
+    def __init__(self, data: Data | None = None) -> None:
+        self.data = data or Data()
+        self._questions: dict[Split, Sequence[Question]] = {}
 
     @abstractmethod
     def question(self, index: int, row: Row) -> Question:
@@ -72,66 +70,84 @@ class RowsTask(Task):
 
     def questions(self, split: Split) -> Sequence[Question]:
         if split not in self._questions:
-            path = self._paths[split]
-            rows = _read_jsonl(path, split) if path else self._read_hub(split)
-            questions = [self.question(index, row) for index, row in enumerate(rows)]
-            if not questions:
-                raise UserError(f"{path or self.name}: no questions; task.{split} needs some")
+            questions = self.all_questions(split)
+            if split == "train" and self.data.drop_duplicates and self._sources("test"):
+                questions = self._without_duplicates(questions)
             self._questions[split] = questions
         return self._questions[split]
 
-    def _read_hub(self, split: Split) -> Iterator[Row]:
-        if split not in self.hub:
+    def all_questions(self, split: Split) -> list[Question]:
+        """The questions of a split, with those of the training that the test asks too.
+
+        Raises UserError as `questions` does.
+        """
+        named = self._sources(split)
+        if not named:
             raise UserError(
-                f"the task {self.name!r} has no {split} questions of its own; name a file of JSON"
-                f" lines with task.{split}=FILE.jsonl"
+                f"the task {self.name!r} has no {split} questions of its own; name a file (JSON"
+                f" Lines or Parquet) with task.{split}=FILE"
             )
-        for part in self.hub[split]:
-            yield from _read_hub(part, split)
+        rows = self._recorded(split) if self.data.array_records else self._rows(split)
+        questions = [self.question(index, row) for index, row in enumerate(rows)]
+        if not questions:
+            raise UserError(f"{named[0]}: no questions; task.{split} needs some")
+        published = self._published(split)
+        if published and named == published.sources and len(questions) != published.questions:
+            raise UserError(
+                f"{', '.join(named)}: {len(questions)} rows, but {self.name} has"
+                f" {published.questions} {split} questions; remove the cached copy, or name a file"
+                f" with task.{split}=FILE"
+            )
+        return questions
 
+    def _published(self, split: Split) -> Published | None:
+        return self.train if split == "train" else self.test
 
-def _read_jsonl(path: str, split: Split) -> Iterator[Row]:
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); put the {split} questions there as JSON"
-            f" lines, or name another file with task.{split}=FILE.jsonl"
-        ) from error
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        place = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{place}: not UTF-8 text: {error}") from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{place}: not valid JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise UserError(f"{place}: expected a JSON object, got {_shorten(fields)}")
-        yield Row(place, fields)
+    def _sources(self, split: Split) -> tuple[str, ...]:
+        own = self.data.train if split == "train" else self.data.test
+        if own is not None:
+            return (own,)
+        published = self._published(split)
+        return published.sources if published else ()
 
+    def _rows(self, split: Split) -> Iterator[Row]:
+        published = self._published(split)
+        for source in self._sources(split):
+            yield from sources.read(
+                source, f"task.{split}", published.split if published else split
+            )
 
-def _read_hub(part: HubSplit, split: Split) -> Iterator[Row]:
-    name = part.dataset if part.config is None else f"{part.dataset} ({part.config})"
-    hint = f"put its rows into a file of JSON lines and name it with task.{split}=FILE.jsonl"
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            f"{name} is read with the package `datasets`, which is not installed; install it, or"
-            f" {hint}"
-        ) from error
-    try:
-        rows = datasets.load_dataset(part.dataset, part.config, split=part.split)
-    except Exception as error:  # the hub's client raises errors of many libraries
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name}, split {part.split}, cannot be had: {reason}; {hint}") from error
-    for number, fields in enumerate(rows):
-        yield Row(f"{name}, {part.split} row {number}", fields)
+    def _recorded(self, split: Split) -> Iterator[Row]:
+        """The rows as array_records, which are written when there are none of these sources."""
+        data_dir = Path(str(self.data.array_records))
+        config = f"{split}_{sources.fingerprint(self._sources(split))[:16]}"
+        directory = array_records.written(data_dir, self.name, config)
+        if not array_records.is_data_set(directory):
+            rows = list(self._rows(split))
+            for index, row in enumerate(rows):
+                self.question(index, row)  # what is wrong is said with the file and the line
+            if not rows:
+                return iter(())
+            fields = [row.fields for row in rows]
+            array_records.write_once(data_dir, self.name, config, split, fields)
+        return array_records.read_directory(directory, split)
 
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    def _without_duplicates(self, questions: list[Question]) -> list[Question]:
+        found = duplicates(questions, self.questions("test"))
+        if not found:
+            return questions
+        first = [
+            f"{id} as test question {other}" for id, other in itertools.islice(found.items(), 5)
+        ]
+        logger.info(
+            "%s: left out %d of %d training questions, as the test asks them too: %s",
+            *(self.name, len(found), len(questions)),
+            ", ".join([*first, "..."] if len(found) > len(first) else first),
+        )
+        left = [question for question in questions if question.id not in found]
+        if not left:
+            raise UserError(
+                f"the test asks all {len(questions)} training questions of {self.name}; give other"
+                " ones with task.train, or keep them with task.drop_duplicates=false"
+            )
+        return left

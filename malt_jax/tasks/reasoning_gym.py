@@ -1,0 +1,134 @@
+"""Questions of the generators in the package reasoning-gym (arXiv 2505.24760)."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, Literal
+
+from malt_jax import grading
+from malt_jax.errors import UserError
+from malt_jax.tasks.base import Question, Split, Task
+from malt_jax.tasks.generated import GeneratedQuestions
+
+TEST_SHARE = 4
+"""One question text in this many belongs to the test split."""
+MAX_DRAWS = 200
+_SEED_STEP = 2**32  # the generators draw item i with seed + i: seeds that are near share items
+_NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(\.[0-9]+)?(/[0-9]+)?")
+_FINAL_ANSWER = re.compile(r"final answer[*_]{0,3}:[*_]{0,3}", re.IGNORECASE)
+
+
+class ReasoningGymTask(Task):
+    """A generator of reasoning-gym by its name there, any number of questions.
+
+    generator:  such as chain_sum, leg_counting or knights_knaves.
+    parameters: fields of the generator's configuration, such as {min_terms: 4, max_terms: 6}.
+    questions:  in the training split; the test split has a tenth of them.
+    kind:       how answers are compared; null: "number" if they are all numbers, else "text".
+
+    A question is a function of the generator, the split and the index. A hash of its text decides
+    which split it may occur in, so no training question is asked in the test.
+
+    An answer is right when it equals the generator's own, by `malt_jax.grading`. The package's own
+    scoring is not used: some of it evaluates what a model wrote. So of a generator whose questions
+    have several right answers, the others count as wrong.
+    """
+
+    name = "reasoning_gym"
+
+    def __init__(
+        self,
+        generator: str = "chain_sum",
+        parameters: dict | None = None,
+        questions: int = 100_000,
+        kind: Literal["number", "boxed", "letter", "text"] | None = None,
+    ) -> None:
+        if questions < 10:
+            raise UserError(f"task.options.questions must be 10 or more, got {questions}")
+        self.generator = generator
+        self._parameters = parameters or {}
+        self._counts: Mapping[Split, int] = {"train": questions, "test": questions // 10}
+        self._data_sets: dict[int, Any] = {}
+        answers = [self._item(index, 0)["answer"] for index in range(8)]
+        are_numbers = all(isinstance(a, str) and _NUMBER.fullmatch(a) for a in answers)
+        self.kind = kind or ("number" if are_numbers else "text")
+
+    def questions(self, split: Split) -> Sequence[Question]:
+        return GeneratedQuestions(functools.partial(self.question, split), self._counts[split])
+
+    def question(self, split: Split, index: int) -> Question:
+        """The question at an index of a split.
+
+        Raises UserError when the generator gives none of this split, or no answer to compare with.
+        """
+        for draw in range(MAX_DRAWS):
+            item = self._item(index, draw)
+            if _split(item["question"]) == split:
+                break
+        else:
+            raise UserError(
+                f"task.options.generator: {self.generator!r} has too few different questions for"
+                f" two splits; let it make others with task.options.parameters"
+            )
+        own = item["answer"]
+        answer = grading.normalize(self.kind, own) if isinstance(own, str) else None
+        if answer is None:
+            raise UserError(
+                f"task.options.generator: {self.generator!r} gives no answer of kind {self.kind!r}"
+                f" to compare with, but {own!r}"
+            )
+        return Question(id=index, text=item["question"].strip(), answer=answer)
+
+    def extract(self, completion: str) -> str | None:
+        """As `Task.extract`; text is all behind the last "Final Answer:", as grids take lines."""
+        if self.kind != "text":
+            return super().extract(completion)
+        behind = _FINAL_ANSWER.split(completion[-grading.MAX_REPLY :])[1:]
+        return grading.normalize("text", behind[-1].replace("```", "")) if behind else None
+
+    def _item(self, index: int, draw: int) -> dict[str, Any]:
+        """What the package's data set of this number of draw has at an index."""
+        if draw not in self._data_sets:
+            self._data_sets[draw] = self._data_set(draw)
+        item: dict[str, Any] = self._data_sets[draw][index]
+        return item
+
+    def _data_set(self, draw: int) -> Any:
+        package = _package()
+        generators = package.factory.DATASETS
+        if self.generator not in generators:
+            close = difflib.get_close_matches(self.generator, generators, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise UserError(
+                f"task.options.generator: reasoning-gym has no {self.generator!r}{hint} It has"
+                f" {', '.join(sorted(generators))}"
+            )
+        fixed = {"seed": draw * _SEED_STEP, "size": self._counts["train"]}
+        try:
+            return package.create_dataset(self.generator, **{**self._parameters, **fixed})
+        except Exception as error:  # each generator checks its configuration in its own way
+            raise UserError(
+                f"task.options.parameters: {self.generator!r} cannot be made with"
+                f" {self._parameters}: {error}"
+            ) from error
+
+
+def _split(text: str) -> Split:
+    digest = hashlib.sha256(text.encode()).digest()
+    return "test" if digest[0] % TEST_SHARE == 0 else "train"
+
+
+def _package() -> ModuleType:
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise UserError(
+            "task.name=reasoning_gym needs the package reasoning-gym, which is not installed: make"
+            " install EXTRAS=gym"
+        ) from error
+    return reasoning_gym
