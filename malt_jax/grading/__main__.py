@@ -65,7 +65,9 @@ def _judge_text(gold: str, prediction: str) -> tuple[bool, str | None]:
         return True, extracted
     if extraction.last_boxed(prediction):
         return False, extracted
-    # Without a box the shape of the right answer says what to look for in a sentence.
+    # In a sentence the shape of the right answer says what to look for.
+    if extracted is not None and not re.search(r"(?<![\\A-Za-z])[A-Za-z]{2}", extracted):
+        return False, extracted
     number = parse_number(gold.replace("$", ""))
     if number is not None:
         given = grading.extract("number", prediction)

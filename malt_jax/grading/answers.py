@@ -17,7 +17,7 @@ from functools import lru_cache
 from malt_jax.grading import expressions
 from malt_jax.grading.expressions import Expression, TooLarge, Unreadable
 from malt_jax.grading.rationals import parse_number
-from malt_jax.grading.units import canonical_unit, is_known_unit
+from malt_jax.grading.units import SCALES, canonical_unit, is_known_unit
 
 MAX_PARTS = 100
 MAX_DEPTH = 12
@@ -79,7 +79,7 @@ class Named:
 
     name: str
     value: Answer
-    equation: Expression | None
+    relation: Relation | None
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ _NAME = re.compile(
     r"|(?:\\text ?\{[^{}]{1,60}\}|[A-Za-z]{3,20}(?: [A-Za-z]{2,20}){0,4})(?:_[A-Za-z0-9])?)"
 )
 _NAMES = re.compile(rf"\( ?{_LETTER_NAME}(?: ?, ?{_LETTER_NAME})+ ?\)")
+_ONE_OR_SEVERAL = re.compile(r"-?\d{1,3}(?:,\d{3})+")
 _THOUSANDS = re.compile(r"[^\d(\[{]*[1-9]\d{0,2}(?:,\d{3})+(?![\d,])[^,]*")
 _IN_BASE = re.compile(
     r"(?:\\text ?\{)?(-?[0-9A-F]+)\}? ?"
@@ -146,6 +147,9 @@ _TRAILING_WORDS = re.compile(
     r"(?: ?\^ ?\{?[23]\}?)?)",
     re.DOTALL,
 )
+_DEGREES = re.compile(r"(.*[^\s]) ?\^ ?\\circ ?(?:\\text ?\{ ?[CF]? ?\}|[CF])?", re.DOTALL)
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+_SCALE = re.compile(rf"(.*[0-9]) ?(?:\\text ?\{{ ?)?({'|'.join(SCALES)})\b ?([A-Za-z ]*)\}}?")
 _CHOICE = re.compile(r"\(? ?(?:\\text ?\{)? ?\(? ?([A-Z]) ?\)? ?\}? ?\)?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z0-9'. ,;:!?()/&-]*")
 _NUMBER_WORDS = {word: Fraction(value) for value, word in enumerate(["zero", "one", *_BASE_NAMES])}
@@ -170,9 +174,9 @@ def _read(latex: str, depth: int) -> Answer:
         _read_list,
         _read_relation,
         _read_union,
-        _read_plus_minus,
         _read_bracketed,
         _read_matrix,
+        _read_plus_minus,
         _read_ratio,
         _read_words,
     ):
@@ -283,16 +287,18 @@ def _read_relation(latex: str, depth: int) -> Answer | None:
         if len(sides) == 2 and signs == ["="] and _is_name(sides[1]) and not _is_name(sides[0]):
             sides.reverse()
         if _is_name(sides[0]):
-            equation = _difference(sides[0], sides[-1]) if "\\in" not in signs else None
-            return Named(_plain(sides[0]), _read(sides[-1], depth + 1), equation)
+            relation = _relation([sides[0], sides[-1]], ["="]) if "\\in" not in signs else None
+            return Named(_plain(sides[0]), _read(sides[-1], depth + 1), relation)
         values = [_read(side, depth + 1) for side in sides] if signs[0] == "=" else []
         if values and all(isinstance(value, Quantity) for value in values):
             constant = [value for value in values if _is_constant(value)]
             if len(constant) == len(values) and all(same(values[0], v) is True for v in values):
                 return values[-1]
     interval = _read_interval(sides, signs, depth)
-    if interval is not None:
-        return interval
+    return interval or _relation(sides, signs)
+
+
+def _relation(sides: Sequence[str], signs: Sequence[str]) -> Relation:
     differences = [_difference(left, right) for left, right in itertools.pairwise(sides)]
     known = tuple(difference for difference in differences if difference is not None)
     return Relation(tuple(signs), tuple(sides), known if len(known) == len(signs) else None)
@@ -333,7 +339,11 @@ def _read_interval(sides: list[str], signs: list[str], depth: int) -> Answer | N
     if not _is_constant(low) or not _is_constant(high):
         return None
     kind = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
-    return Named(_plain(sides[1]), Parts(kind, (low, high)), None)
+    name = _plain(sides[1])
+    given = [i for i, side in enumerate(sides) if not side.endswith("\\infty")]
+    between = range(given[0], given[-1])
+    relation = _relation([sides[i] for i in given], [signs[i] for i in between])
+    return Named(name, Parts(kind, (low, high)), relation)
 
 
 def _difference(left: str, right: str) -> Expression | None:
@@ -461,8 +471,6 @@ def _read_quantity(latex: str) -> Answer:
     value, unit, percent = content if content and content[0].isdigit() else latex, "", False
     if match := re.match(r"(-?) ?\\\$ ?(?=[-\d.\\(])", value):
         value, unit = match[1] + value[match.end() :], "dollar"
-    elif match := re.match(r"(-?) ?\\text ?\{ ?(euro|pound sterling) ?\} ?(?=[\d.])", value):
-        value, unit = match[1] + value[match.end() :], match[2]
     if value.endswith("\\$"):
         value, unit = value[:-2].strip(), "dollar"
     if match := re.fullmatch(
@@ -472,7 +480,7 @@ def _read_quantity(latex: str) -> Answer:
         re.DOTALL,
     ):
         value, percent = match[1].strip(), True
-    elif match := re.fullmatch(r"(.*[^\s]) ?\^ ?\\circ ?(?:\\text ?\{ ?[CF]? ?\}|[CF])?", value):
+    elif not _TRIGONOMETRY.search(value) and (match := _DEGREES.fullmatch(value)):
         value, unit = match[1].strip(), "degree"
     elif match := _TRAILING_TEXT.fullmatch(value):
         named = canonical_unit(match[2] + (match[3] or ""))
@@ -487,6 +495,12 @@ def _read_quantity(latex: str) -> Answer:
     value = value.strip(" .")
     if unit and re.fullmatch(r".*[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", value):
         value = re.sub(r"(?<=\d),(?=\d{3})", "", value)
+    if not unit and not percent and (match := _SCALE.fullmatch(value)):
+        number = parse_number(match[1])
+        if number is not None and (not match[3].strip() or canonical_unit(match[3])):
+            tree = ("number", number * SCALES[match[2]])
+            named = canonical_unit(match[3]) or ""
+            return Quantity(value, Expression(tree, frozenset(), False), named)
     number = parse_number(value) if "$" not in value else None
     if number is not None:
         tree = ("number", number)
@@ -502,6 +516,30 @@ def _read_quantity(latex: str) -> Answer:
         if unit or percent:
             return Quantity(value, None, unit, percent)
         return Opaque(latex)
+
+
+def equal(a: str, b: str) -> bool | None:
+    """Whether two canonical answers are equal; None when it takes more algebra to tell."""
+    if not (_is_balanced(a) and _is_balanced(b)):
+        return False
+    verdict = same(read(a), read(b))
+    if verdict is False:
+        # "60,120" is a number, unless it stands against a list.
+        for one, other in ((a, b), (b, a)):
+            answer = read(other)
+            several = isinstance(answer, Parts) and answer.kind in ("list", "set")
+            if several and _ONE_OR_SEVERAL.fullmatch(one):
+                return same(read(one.replace(",", ";")), answer)
+    return verdict
+
+
+def _is_balanced(latex: str) -> bool:
+    depth = 0
+    for token in _TOKEN.findall(latex):
+        depth += (token == "{") - (token == "}")
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def same(a: Answer, b: Answer) -> bool | None:
@@ -553,15 +591,13 @@ def _same_opaque(a: Answer, b: Answer) -> bool | None:
 def _same_named(a: Answer, b: Answer) -> bool | None:
     if isinstance(a, Named) and isinstance(b, Named):
         verdict = same(a.value, b.value) if a.name == b.name else False
-        if verdict is not False or a.equation is None or b.equation is None:
+        if verdict is not False or a.relation is None or b.relation is None:
             return verdict
-        return _proportional(a.equation, b.equation, positive=False)
+        return _same_relation(a.relation, b.relation)
     named, other = (a, b) if isinstance(a, Named) else (b, a)
     assert isinstance(named, Named)
     if isinstance(other, Relation):
-        if named.equation is None or other.signs != ("=",) or other.differences is None:
-            return False
-        return _proportional(named.equation, other.differences[0], positive=False)
+        return False if named.relation is None else _same_relation(named.relation, other)
     if isinstance(other, Parts) and other.kind == "list" and named.name.startswith("("):
         # (x, y) = (1, 2) is x = 1, y = 2
         names = named.name[1:-1].split(",")

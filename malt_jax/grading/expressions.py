@@ -125,7 +125,7 @@ class _Reader:
             elif self.starts_factor():
                 if self.kind() in ("number", "repeating"):
                     before = self.tokens[self.position - 1]
-                    if before[0] != "sign" or before[1] not in ")]":
+                    if before[0] != "sign" or before[1] not in ")]!":
                         raise Unreadable("a number behind a factor")
                 factors.append(("*", self.power()))
             else:

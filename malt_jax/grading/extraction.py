@@ -9,6 +9,7 @@ import re
 from fractions import Fraction
 
 from malt_jax.grading.rationals import find_numbers, read_number
+from malt_jax.grading.units import SCALES
 
 MAX_REPLY = 20_000
 """Characters at the end of a reply in which the answer is looked for."""
@@ -30,6 +31,7 @@ _NOT_RATIONAL = re.compile(
     r"\\(?:sqrt|pi|infty|sin|cos|tan|log|ln|pm|binom)(?![a-z])|√|π|±|\^|[0-9]i\b"
 )
 _SENTENCE = re.compile(r"(.{1,60}?[0-9}$)a-z*])(?:\.|,? (?:because|since|as|so|which))(?: |$)")
+_SCALE = re.compile(rf"[ \t]({'|'.join(SCALES)})\b", re.IGNORECASE)
 _BARE_ANSWER = 120
 """Characters of a reply that may be nothing but its answer."""
 
@@ -107,7 +109,11 @@ def number(reply: str) -> Fraction | None:
         # "18 eggs a day for 7 days" gives its answer first, "in 7 days 18 eggs" last.
         if numbers and not re.search("[A-Za-z0-9]", line[: numbers[0].start()]):
             numbers = numbers[:1]
-    return read_number(numbers[-1]) if numbers else None
+    if not numbers:
+        return None
+    value = read_number(numbers[-1])
+    scale = _SCALE.match(numbers[-1].string, numbers[-1].end())
+    return value * SCALES[scale[1].lower()] if value is not None and scale else value
 
 
 def any_answer(reply: str) -> str | None:

@@ -111,8 +111,11 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"(?<![A-Za-z\\])sqrt ?\(([^()]{1,100})\)", r"\\sqrt{\1}"),
         (r"√ ?\(([^()]{1,100})\)|√ ?([0-9]{1,50}|[a-z])", r"\\sqrt{\1\2}"),
         (r"(?<!\\)%", r"\\%"),
-        (r"€", r" \\text{euro} "),
-        (r"£", r" \\text{pound sterling} "),
+        # Money before its number as money behind it.
+        (r"€ ?([0-9][0-9.,]*)|([0-9]) ?€", r"\1\2\\text{euros}"),
+        (r"£ ?([0-9][0-9.,]*)|([0-9]) ?£", r"\1\2\\text{pounds sterling}"),
+        # A comma and a space separate two numbers even if the second one has three digits.
+        (r"(?<=[0-9]),\s+(?=[0-9]{3}(?![0-9]))", ";"),
         (r" {2,}", " "),
     )
 )
@@ -195,7 +198,8 @@ def _rational(text: str) -> Fraction | None:
     """The value of \\frac{p}{q}, n\\frac{p}{q} or a plain number, else None."""
     match = _FRACTION.fullmatch(text)
     if match is None:
-        return None if "$" in text or "€" in text or "£" in text else parse_number(text)
+        # "60,120" may be two numbers, which shows when it is compared.
+        return None if re.search("[$€£,]", text) else parse_number(text)
     sign, whole, numerator, denominator = match.groups()
     if int(denominator) == 0 or (whole and "-" in numerator + denominator):
         return None

@@ -8,7 +8,7 @@ _SYNONYMS = {
     "dollar": r"\$ usd dollars bucks dollar",
     "cent": "cents cent",
     "euro": "euros eur euro",
-    "pound sterling": "pound#sterling gbp",
+    "pound sterling": "pounds#sterling pound#sterling gbp",
     "degree": r"^\circ degrees deg degree degrees#celsius",
     "m": "meters metre metres meter m",
     "cm": "centimeters centimeter centimetre centimetres cms cm",
@@ -60,6 +60,14 @@ _NUMBER_WORDS = """
     thousands millions billions pair pairs dozens power the choose percent pct percentage
 """
 _NO_UNITS = frozenset(_NUMBER_WORDS.split())
+SCALES = {
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 1_000,
+    "million": 1_000_000,
+    "billion": 1_000_000_000,
+    "trillion": 1_000_000_000_000,
+}
 _KNOWN = frozenset(_NAMES)
 _WORD = re.compile(r"[A-Za-z]+[.']?")
 
