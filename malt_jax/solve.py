@@ -1,16 +1,19 @@
-"""python -m malt_jax.solve: the roles answer one question, visibly."""
+"""python -m malt_jax.solve: the roles answer one question, visibly, or show their prompts."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from malt_jax import evaluation, loop
+from malt_jax import evaluation, loop, tasks
 from malt_jax.command import command
-from malt_jax.config import describe_options, load_config
+from malt_jax.config import Config, describe_options, load_config
 from malt_jax.experiment import Experiment, Trainables, prepare
+from malt_jax.llama.checkpoint import load_checkpoint_tokenizer
+from malt_jax.roles import QUESTION, load_pipeline
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
 from malt_jax.sampling.decode import Completions, DecodeState
 from malt_jax.tasks.base import Question
@@ -31,7 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="RUN_OR_MODEL",
         help="a run directory (its trained roles answer), or a model as in model.name below",
     )
-    parser.add_argument("question")
+    parser.add_argument("question", nargs="?")
+    parser.add_argument(
+        "--show-prompts",
+        action="store_true",
+        help="print the prompt of every role as the model reads it, and answer nothing; what the"
+        " roles fill in stands as {name}, and so does the question when none is given",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another answer")
     parser.add_argument(
         "--untrained", action="store_true", help="leave out what the roles of a run have learned"
@@ -42,20 +51,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="section.field=value",
         help="changes to the run's options, such as sampling.temperature=0",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if re.match(r"[a-z]+([.]\w+)+=", options.question or ""):
+        options.overrides.insert(0, options.question)
+        options.question = None
+    if options.question is None and not options.show_prompts:
+        parser.error("a question is needed, or --show-prompts")
 
     run = Path(options.source)
-    if (run / CONFIG_FILE).is_file():
-        experiment = prepare(load_config(run / CONFIG_FILE, options.overrides))
-        directory = RunDirectory.read(run)
-        learned = {} if options.untrained else loop.learned(experiment, directory).final
+    is_run = (run / CONFIG_FILE).is_file()
+    if is_run:
+        config = load_config(run / CONFIG_FILE, options.overrides)
     else:
         # Without options of its own the embedded model is asked as its quickstart asks it.
-        config = QUICKSTART if options.source == "tiny" else None
         overrides = [f"model.name={options.source}", *options.overrides]
-        experiment = prepare(load_config(config, overrides))
-        learned = {}
+        config = load_config(QUICKSTART if options.source == "tiny" else None, overrides)
+    if options.show_prompts:
+        show_prompts(config, options.question or f"{{{QUESTION}}}")
+        return
+    experiment = prepare(config)
+    learned: Trainables = {}
+    if is_run and not options.untrained:
+        learned = loop.learned(experiment, RunDirectory.read(run)).final
     solve(experiment, learned, options.question, options.seed)
+
+
+def show_prompts(config: Config, question: str) -> None:
+    """Prints every role's prompt for a question, by the model's chat template.
+
+    Raises UserError for a prompt file or a template that cannot be used.
+    """
+    tokenizer = load_checkpoint_tokenizer(config.model.name, tokenizer=config.model.tokenizer)
+    pipeline = load_pipeline(config.pipeline.roles, tasks.create(config.task).prompts)
+    for prompt in pipeline.prompts(tokenizer):
+        fixed = len(prompt.flat("", [[]] * prompt.depth))
+        print(f"--- {prompt.role.name} ({fixed} tokens without what is filled in) ---")
+        print(prompt.text(question, [f"{{{name}}}" for name in prompt.ancestors]))
 
 
 def solve(experiment: Experiment, learned: Trainables, text: str, seed: int) -> None:

@@ -81,6 +81,13 @@ def load_checkpoint(
     return Checkpoint(name_or_path, config, params, chosen)
 
 
+def load_checkpoint_tokenizer(name_or_path: str, *, tokenizer: str | None = None) -> Tokenizer:
+    """The tokenizer that `load_checkpoint` loads, without the weights. Raises UserError as it."""
+    if tokenizer is None and name_or_path in PRESETS:
+        tokenizer = TINY
+    return _load_tokenizer(tokenizer or name_or_path)
+
+
 def save_checkpoint(
     directory: str | Path, checkpoint: Checkpoint, *, max_shard_bytes: int = _MAX_SHARD_BYTES
 ) -> None:
