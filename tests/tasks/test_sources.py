@@ -183,7 +183,8 @@ def test_without_network_it_fails_fast_and_names_the_file_to_give(
     assert str(error.value).startswith(f"{source} cannot be had: ")
     assert "is out of reach" in str(error.value)
     assert str(error.value).endswith(
-        "put its rows into a file (JSON Lines or Parquet) and name it with task.test=FILE"
+        "put its rows, with its own names of the fields, into a JSON Lines or Parquet file and"
+        " name that with task.test=FILE"
     )
 
 

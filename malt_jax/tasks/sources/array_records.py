@@ -12,7 +12,7 @@ import numpy as np
 
 from malt_jax.errors import UserError
 from malt_jax.tasks.row import Row
-from malt_jax.tasks.sources.hub import answers, within_reach
+from malt_jax.tasks.sources.hub import answers, instead_of_network, within_reach
 
 VERSION = "1.0.0"
 STORAGE = "https://storage.googleapis.com"
@@ -116,8 +116,7 @@ def read_named(name: str, field: str) -> Iterator[Row]:
     except Exception as error:  # of many libraries, as names lead to many sites
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"tfds:{name} cannot be had: {reason}; put its rows into a file (JSON Lines or"
-            f" Parquet) and name it with {field}=FILE"
+            f"tfds:{name} cannot be had: {reason}; {instead_of_network(field)}"
         ) from error
     yield from _rows(source, f"tfds:{path}", split)
 

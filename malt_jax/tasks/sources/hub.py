@@ -21,7 +21,7 @@ def read(name: str, field: str) -> Iterator[Row]:
 
     Raises UserError, with the file to give instead, when they cannot be had.
     """
-    instead = f"put its rows into a file (JSON Lines or Parquet) and name it with {field}=FILE"
+    instead = instead_of_network(field)
     dataset, config, split = _parts(name, field)
     datasets = _datasets(f"hub:{name}", instead)
     try:
@@ -32,6 +32,14 @@ def read(name: str, field: str) -> Iterator[Row]:
         raise UserError(f"hub:{name} cannot be had: {reason}; {instead}") from error
     for number, fields in enumerate(rows, start=1):
         yield Row(f"hub:{name}, row {number}", fields)
+
+
+def instead_of_network(field: str) -> str:
+    """What to do where a data set cannot be downloaded."""
+    return (
+        "put its rows, with its own names of the fields, into a JSON Lines or Parquet file and"
+        f" name that with {field}=FILE"
+    )
 
 
 def is_saved(directory: Path) -> bool:
