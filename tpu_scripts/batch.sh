@@ -7,9 +7,10 @@ usage() {
     cat <<'TEXT'
 batch.sh submit|status|delete [OPTIONS]
 
-  submit   copies the package and CONFIG to the bucket SHARED and submits the job NAME: a GPU machine
-           is created, installs malt_jax, trains in runs/RUN of the bucket, and is deleted. Where it was
-           preempted or has crashed, the job starts again and the run goes on, BATCH_RETRIES times.
+  submit   copies the package and CONFIG to the bucket SHARED and submits the job NAME: a GPU
+           machine is created, installs malt_jax, trains in runs/RUN of the bucket, and is
+           deleted. Where it was preempted or has crashed, the job starts again and the run goes
+           on, BATCH_RETRIES times.
   status   the state of the job
   delete   deletes the job and its machine, after asking; the results stay
 

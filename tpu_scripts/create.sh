@@ -7,9 +7,9 @@ usage() {
     cat <<'TEXT'
 create.sh [OPTIONS]
 
-Creates the TPU VM of the settings: at once, or with QUEUED=yes as a queued resource, which gets its
-machines when there are some. If it exists already, nothing is done. From when the machines are there
-until delete.sh they are paid for.
+Creates the TPU VM of the settings: at once, or with QUEUED=yes as a queued resource, which gets
+its machines when there are some. If it exists already, nothing is done. From when the machines
+are there until delete.sh they are paid for.
 
 TEXT
     common_options

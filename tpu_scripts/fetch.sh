@@ -7,9 +7,9 @@ usage() {
     cat <<'TEXT'
 fetch.sh [OPTIONS] [DIRECTORY] [--logs]
 
-Copies the run's directory to DIRECTORY/runs/RUN (default: here): from a bucket without any machine,
-from an NFS server through worker 0, which must be there. Files that are there already are not copied
-from a bucket again.
+Copies the run's directory to DIRECTORY/runs/RUN (default: here): from a bucket without any
+machine, from an NFS server through worker 0, which must be there. Files that are there already
+are not copied from a bucket again.
 
   --logs          the logs of all workers too, to DIRECTORY/logs/RUN; the machines must be there
 TEXT

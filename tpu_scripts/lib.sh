@@ -104,8 +104,9 @@ load_cluster() {
     require QUEUED '^(yes|no)$' 'yes or no'
     require RUN '^[a-z0-9]([-_a-z0-9]{0,61}[a-z0-9])?$' \
         'lowercase letters, digits, hyphens and underscores'
-    require SHARED '^(gs://[a-z0-9][-_.a-z0-9]*|[A-Za-z0-9][-.A-Za-z0-9]*:/[-_./A-Za-z0-9]+)$' \
-        'gs://BUCKET or SERVER:/EXPORT'
+    [[ $SHARED =~ ^gs://[a-z0-9][-_.a-z0-9]*$ ]] \
+        || require SHARED '^[A-Za-z0-9][-.A-Za-z0-9]*:/[-_.A-Za-z0-9][-_./A-Za-z0-9]*$' \
+            'gs://BUCKET or SERVER:/EXPORT'
     require EXTRAS '^([a-z0-9]+(,[a-z0-9]+)*)?$' 'extras of the package, separated by commas'
     run_dir=$mount/runs/$RUN
     # What is copied to the machines, where it can be looked at.

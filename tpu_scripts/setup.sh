@@ -8,8 +8,8 @@ usage() {
 setup.sh [OPTIONS]
 
 Waits until the TPU VM is ready, then on every worker: mounts SHARED at /mnt/malt and installs
-malt_jax with the extra tpu in a virtual environment, from the commit REVISION of this checkout or from
-WHEEL. What is there already is left as it is, so it can be run again at any time.
+malt_jax with the extra tpu in a virtual environment, from the commit REVISION of this checkout
+or from WHEEL. What is there already is left as it is, so it can be run again at any time.
 
 TEXT
     common_options

@@ -9,8 +9,8 @@ train.sh [OPTIONS] [--stop]
 
 Copies CONFIG to every worker and starts there, on all at once,
     python -m malt_jax.train --config CONFIG --run-dir /mnt/malt/runs/RUN OVERRIDE...
-It goes on when this connection ends; watch.sh shows how far it is. A run that has begun goes on after
-its last finished stage. Where it is training already, nothing is done.
+It goes on when this connection ends; watch.sh shows how far it is. A run that has begun goes on
+after its last finished stage. Where it is training already, nothing is done.
 
   --stop          ends the training instead; train.sh starts it again
 TEXT

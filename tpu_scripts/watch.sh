@@ -10,19 +10,21 @@ watch.sh [OPTIONS] [--interval SECONDS] [--delete]
 Looks every minute how far the run is, until it has finished. Meanwhile
   - a machine that is still in the queue is waited for, a new one is set up, training is started;
   - a TPU that was preempted or has failed is deleted and created again, and the run goes on;
-  - training that crashed is started again, at most three times; an error in the configuration ends
-    the watch;
-  - when gcloud or ssh fail, or there is no capacity, it tries again after 30 s, 1 min, 2 min ... 15 min.
-A TPU that somebody deleted is not created again. Ending the watch (Ctrl-C) leaves the run as it is.
+  - training that crashed is started again, at most three times; an error in the configuration
+    ends the watch;
+  - when gcloud or ssh fail, or there is no capacity, it tries again after 30 s, 1 min, 2 min and
+    so on up to 15 min.
+A TPU that somebody deleted is not created again. Ending the watch (Ctrl-C) leaves the run as it
+is.
 
-  --interval SECONDS   between two looks (default: 60)
-  --delete             delete the machines when the run has finished, so that they cost no more
+  --interval SECONDS  between two looks (default: 60)
+  --delete        delete the machines when the run has finished, so that they cost no more
 TEXT
     common_options
     cat <<'TEXT'
 
-Exit status: 0 the run has finished, 1 it needs you. Except after 0 with --delete, machines that are
-there go on being paid for.
+Exit status: 0 the run has finished, 1 it needs you. Except after 0 with --delete, machines that
+are there go on being paid for.
 TEXT
 }
 
