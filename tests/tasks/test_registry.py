@@ -51,6 +51,13 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], message: str):
     assert message in str(error.value)
 
 
+def test_duplicates_are_kept_when_the_configuration_says_so(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "1 + 1?", "answer": 2}\n')
+    config = TaskConfig(name="jsonl", train=str(path), test=str(path), drop_duplicates=False)
+    assert len(tasks.create(config).questions("train")) == 1
+
+
 def test_paths_and_options_reach_the_task(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"q": "1 + 1?", "answer": 2}\n')

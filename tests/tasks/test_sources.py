@@ -92,6 +92,18 @@ def test_array_records_are_written_once(tmp_path: Path, monkeypatch: pytest.Monk
         rows_of(str(directory))
 
 
+@pytest.mark.parametrize("key", array_records.CLASS_KEYS)
+def test_features_cannot_name_other_modules(key: str, tmp_path: Path):
+    pytest.importorskip("tensorflow_datasets")
+    features = {"featuresDict": {"features": [{key: "antigravity.Feature"}]}}
+    (tmp_path / "features.json").write_text(json.dumps(features))
+    with pytest.raises(
+        UserError, match=r"'antigravity\.Feature' is no class of TensorFlow Datasets"
+    ):
+        rows_of(str(tmp_path))
+    assert "antigravity" not in sys.modules
+
+
 def test_bad_rows_are_not_written_and_name_their_line(tmp_path: Path):
     pytest.importorskip("tensorflow_datasets")
     test = write_jsonl(tmp_path / "rows.jsonl", [*ROWS, {**ROWS[0], "answerKey": "F"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,8 @@ from malt_jax.tasks.row import Row
 from malt_jax.tasks.sources.hub import answers, instead_of_network, within_reach
 
 VERSION = "1.0.0"
+CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+"""Keys under which features.json names the class of a feature."""
 STORAGE = "https://storage.googleapis.com"
 """Asked first, as downloads are tried for minutes: no answer, no network."""
 
@@ -79,6 +82,7 @@ def read_directory(directory: Path, split: str) -> Iterator[Row]:
     Raises UserError when it has no such split or other files than array_records.
     """
     tfds = _tfds(str(directory))
+    _check_features(directory / "features.json")
     try:
         builder = tfds.builder_from_directory(directory)
         splits = list(builder.info.splits)
@@ -119,6 +123,25 @@ def read_named(name: str, field: str) -> Iterator[Row]:
             f"tfds:{name} cannot be had: {reason}; {instead_of_network(field)}"
         ) from error
     yield from _rows(source, f"tfds:{path}", split)
+
+
+def _check_features(path: Path) -> None:
+    """Raises UserError if features name classes that are not TensorFlow Datasets' own.
+
+    It imports the modules of all that are named, and what is imported is run.
+    """
+    try:
+        values = [[json.loads(path.read_bytes())]]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+    while values:
+        value = values.pop()
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            if isinstance(item, (dict, list)):
+                values.append(item)
+            elif key in CLASS_KEYS and not str(item).startswith("tensorflow_datasets."):
+                raise UserError(f"{path}: {key} {item!r} is no class of TensorFlow Datasets")
 
 
 def _rows(source: Any, place: str, split: str) -> Iterator[Row]:
