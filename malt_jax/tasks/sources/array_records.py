@@ -131,7 +131,7 @@ def _check_features(path: Path) -> None:
     It imports the modules of all that are named, and what is imported is run.
     """
     try:
-        values = [[json.loads(path.read_bytes())]]
+        values: list[Any] = [[json.loads(path.read_bytes())]]
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
     while values:
