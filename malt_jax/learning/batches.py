@@ -165,7 +165,7 @@ class Batches:
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> Int[np.ndarray, " S"]:
     """What all prompts begin with, cut to a multiple of LENGTH_MULTIPLE and short of any whole
     prompt."""
-    first, last = min(prompts), max(prompts)
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     shortest = min(map(len, prompts)) - 1
     differing = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     length = min(next(differing, shortest), shortest) // LENGTH_MULTIPLE * LENGTH_MULTIPLE

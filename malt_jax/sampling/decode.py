@@ -18,6 +18,11 @@ from malt_jax.llama.model import Llama, Params, forward, next_logits
 from malt_jax.sampling.cache import append, empty_level
 from malt_jax.sampling.filters import Filters, draw
 
+ROOM = 64
+"""Tokens that a new cache level holds at least; below, another program costs more than it saves."""
+HALVINGS = 2
+"""Times that a batch may shrink to half of its questions; each size is another program."""
+
 
 class Finish(enum.IntEnum):
     """Why a completion ended."""
@@ -99,27 +104,63 @@ def decode(
     keys:      one per node; the token at position t is drawn with fold_in(key, t).
     on_chunk:  called on the host after every `chunk` steps, for progress and streaming.
 
-    The cache of the new level starts with room for one chunk and doubles when it is full, so a
-    step reads little more than what was written; each size is one compiled program.
+    The cache of the new level starts with room for ROOM tokens or one chunk and doubles when it is
+    full, so a step reads little more than what was written. When half of the questions have
+    finished all their completions, the others go on without them; so sampling does not pay the
+    longest completion's steps for all. Each size is one compiled program.
     """
     stops = jnp.asarray(sorted(stop_ids), jnp.int32)
     limit = jnp.int32(max_tokens)
-    state = _initial_state(model, jnp.asarray(first, jnp.int32), min(chunk, max_tokens))
-    running = True
-    while running:
+    state = _initial_state(model, jnp.asarray(first, jnp.int32), min(max(chunk, ROOM), max_tokens))
+    done = _Results(first.shape, max_tokens)
+    rows = np.arange(len(first))
+    fewest = max(1, len(rows) >> HALVINGS)
+    while True:
         if int(state.step) == state.size:
             state = _grow(state, min(2 * state.size, max_tokens))
         state = decode_chunk(model, variables, ancestors, state, keys, filters, stops, limit, chunk)
-        running = bool(jnp.any(state.finish == Finish.RUNNING))
         if on_chunk is not None:
             on_chunk(state)
-    longest = int(jnp.max(state.lengths))
-    return Completions(
-        tokens=np.asarray(state.tokens)[..., :longest],
-        log_probabilities=np.asarray(state.log_probabilities)[..., :longest],
-        lengths=np.asarray(state.lengths),
-        finish=np.asarray(state.finish),
-    )
+        running = np.asarray(state.finish).reshape(len(rows), -1) == Finish.RUNNING
+        alive = running.any(axis=1)
+        if not alive.any():
+            break
+        half = -(-len(rows) // 2)
+        if fewest <= half < len(rows) and alive.sum() <= half:
+            done.record(rows, state)
+            # Finished questions fill up the half, so that its size does not depend on their number.
+            kept = np.sort(np.argsort(~alive, kind="stable")[:half])
+            state, ancestors, keys = _of_questions(state, ancestors, keys, jnp.asarray(kept))
+            rows = rows[kept]
+    done.record(rows, state)
+    return done.completions()
+
+
+class _Results:
+    """What has been sampled for all questions, on the host."""
+
+    def __init__(self, nodes: tuple[int, ...], max_tokens: int) -> None:
+        self.tokens = np.zeros((*nodes, max_tokens), np.int32)
+        self.log_probabilities = np.zeros((*nodes, max_tokens), np.float32)
+        self.lengths = np.zeros(nodes, np.int32)
+        self.finish = np.zeros(nodes, np.int32)
+
+    def record(self, rows: Int[np.ndarray, " R"], state: DecodeState) -> None:
+        """Takes over what `state` holds; its rows are those of the questions given."""
+        size = state.size
+        self.tokens[rows, ..., :size] = state.tokens
+        self.log_probabilities[rows, ..., :size] = state.log_probabilities
+        self.lengths[rows] = state.lengths
+        self.finish[rows] = state.finish
+
+    def completions(self) -> Completions:
+        longest = int(self.lengths.max())
+        return Completions(
+            tokens=self.tokens[..., :longest],
+            log_probabilities=self.log_probabilities[..., :longest],
+            lengths=self.lengths,
+            finish=self.finish,
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("model", "chunk"), donate_argnames="state")
@@ -200,6 +241,32 @@ def _initial_state(model: Llama, first: Int[Array, "*N"], size: int) -> DecodeSt
         last=first,
         step=jnp.int32(0),
     )
+
+
+@jax.jit
+def _of_questions(
+    state: DecodeState,
+    ancestors: tuple[Level, ...],
+    keys: Key[Array, "*N"],
+    rows: Int[Array, " R"],
+) -> tuple[DecodeState, tuple[Level, ...], Key[Array, "*M"]]:
+    """The part of a batch that belongs to some of its questions."""
+
+    def of_level(level: Level) -> Level:
+        if not level.leading:
+            return level
+        keys, values = (jnp.take(x, rows, axis=1) for x in (level.keys, level.values))
+        return Level(keys, values, level.lengths[rows])
+
+    part = state.replace(
+        level=of_level(state.level),
+        tokens=state.tokens[rows],
+        log_probabilities=state.log_probabilities[rows],
+        lengths=state.lengths[rows],
+        finish=state.finish[rows],
+        last=state.last[rows],
+    )
+    return part, tuple(of_level(level) for level in ancestors), keys[rows]
 
 
 @functools.partial(jax.jit, static_argnames="size")

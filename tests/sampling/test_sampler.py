@@ -120,6 +120,24 @@ def test_every_chunk_is_reported() -> None:
     assert lengths[-1] == out.lengths.sum()
 
 
+def test_finished_questions_leave_the_batch(sampled: Completions) -> None:
+    """Stop tokens are one in twelve here, so that some questions end long before others."""
+    stops = tuple(range(0, 300, 12))
+    sizes: list[int] = []
+    settings = sampler(stop_ids=stops, max_tokens=64, chunk=4)
+    out = settings.sample(
+        VARIABLES, LEVELS[:2], (2,), IDS, KEY, lambda state: sizes.append(len(state.last))
+    )
+    assert sizes[0] == 8 and sizes[-1] < 8 and sizes == sorted(sizes, reverse=True)
+    alone = [
+        settings.sample(VARIABLES, [LEVELS[0], [LEVELS[1][q]]], (2,), IDS[q : q + 1], KEY)
+        for q in range(8)
+    ]
+    for q, n in np.ndindex(8, 2):
+        assert out.ids(q, n) == alone[q].ids(0, n)
+        assert out.finish[q, n] == alone[q].finish[0, n] == Finish.STOP
+
+
 @pytest.mark.parametrize("size", [0, 1, 16, 17, 33, 49, 64, 65, 97, 1000, 8192])
 def test_buckets_hold_their_segment_with_less_than_half_padding(size: int) -> None:
     assert bucket(size) >= size and bucket(size) % 16 == 0
