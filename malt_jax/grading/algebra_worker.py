@@ -36,7 +36,8 @@ def main() -> None:
 
 
 def _judge() -> Any:
-    import math_verify
+    import latex2sympy2_extended
+    import math_verify.grader
     import math_verify.parser
     import sympy.parsing.sympy_parser as sympy_parser
 
@@ -44,23 +45,21 @@ def _judge() -> Any:
     sympy_parser.eval_expr = _refuse
     sympy_parser.parse_expr = _number
     math_verify.parser.parse_expr = _refuse
-    # Only its LaTeX grammar: its other one, for plain expressions, is Python's own.
-    configuration = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
+    # The whole answer is read, by the grammar for LaTeX alone. math_verify.parse would look for a
+    # part that can be read, and its grammar for plain expressions is Python's own.
+    rules = latex2sympy2_extended.NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+    )
 
-    def parse(latex: str) -> list[Any]:
-        parsed = math_verify.parse(
-            f"\\boxed{{{latex}}}",
-            configuration,
-            fallback_mode="no_fallback",
-            parsing_timeout=None,
+    def parse(latex: str) -> Any:
+        is_complex = math_verify.grader.should_treat_as_complex(latex)
+        return latex2sympy2_extended.latex2sympy(
+            latex, is_real=not is_complex, normalization_config=rules
         )
-        return parsed if isinstance(parsed, list) else []
 
     def judge(a: str, b: str) -> bool:
         try:
             left, right = parse(a), parse(b)
-            if not left or not right:
-                return False
             options = {"float_rounding": 15, "numeric_precision": 30, "timeout_seconds": None}
             return bool(
                 math_verify.verify(left, right, **options)

@@ -107,7 +107,7 @@ _TOKEN = re.compile(
 _OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"])
 _CLOSING = frozenset([")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"])
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-_RELATIONS = frozenset(["=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx"])
+_RELATIONS = frozenset(["=", "\\equiv", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx"])
 _INEQUALITIES = frozenset(_FLIPPED)
 _AND_OR = re.compile(
     r",? ?(?:\\text ?\{[ ,]*(and|or)[ ,]*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])) ?", re.IGNORECASE
@@ -143,8 +143,12 @@ _MATRIX = re.compile(
 )
 _TRAILING_TEXT = re.compile(r"(.*[^\s\\]) ?\\text ?\{([^{}]*)\} ?(\^ ?\{? ?[23] ?\}?)?", re.DOTALL)
 _TRAILING_WORDS = re.compile(
-    r"(.*?[0-9}.)]) ?((?:[A-Za-z]{2,20}\.?)(?:(?: | ?/ ?)[A-Za-z]{1,20}){0,4}"
+    r"(.*?[0-9}.)]) ?((?:[A-Za-z]{2,20}\.?|[a-z]/[a-z]{1,6})(?:(?: | ?/ ?)[A-Za-z]{1,20}){0,4}"
     r"(?: ?\^ ?\{?[23]\}?)?)",
+    re.DOTALL,
+)
+_MODULO = re.compile(
+    r"(.*?[^\s(]) ?(?:\\pmod ?\{? ?(\d+) ?\}?|\(? ?(?:\\text ?\{)? ?\(?\\?(?<!b)mod ?\}? ?(\d+) ?\)?)",
     re.DOTALL,
 )
 _DEGREES = re.compile(r"(.*[^\s]) ?\^ ?\\circ ?(?:\\text ?\{ ?[CF]? ?\}|[CF])?", re.DOTALL)
@@ -153,6 +157,15 @@ _SCALE = re.compile(rf"(.*[0-9]) ?(?:\\text ?\{{ ?)?({'|'.join(SCALES)})\b ?([A-
 _CHOICE = re.compile(r"\(? ?(?:\\text ?\{)? ?\(? ?([A-Z]) ?\)? ?\}? ?\)?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z0-9'. ,;:!?()/&-]*")
 _NUMBER_WORDS = {word: Fraction(value) for value, word in enumerate(["zero", "one", *_BASE_NAMES])}
+
+
+REALS = Parts(
+    "()",
+    (
+        Quantity("-\\infty", Expression(expressions.MINUS_INFINITY, frozenset(), False)),
+        Quantity("\\infty", Expression(expressions.INFINITY, frozenset(), False)),
+    ),
+)
 
 
 @lru_cache(maxsize=8192)
@@ -168,6 +181,8 @@ def _read(latex: str, depth: int) -> Answer:
     latex = latex.strip()
     if depth > MAX_DEPTH:
         raise TooLarge("nested too deeply")
+    if latex == "\\mathbb{R}":
+        return REALS
     for reader in (
         _read_in_base,
         _read_clock,
@@ -212,7 +227,7 @@ def _read_in_base(latex: str, depth: int) -> Answer | None:
 
 
 def _read_clock(latex: str, depth: int) -> Answer | None:
-    match = _CLOCK.fullmatch(latex)
+    match = _CLOCK.fullmatch(_text_content(latex) or latex)
     if match is None or not 1 <= int(match[1]) <= 12:
         return None
     hour = int(match[1]) % 12 + (12 if match[4].lower() == "p" else 0)
@@ -273,12 +288,12 @@ def _read_relation(latex: str, depth: int) -> Answer | None:
     pieces = _pieces(latex, _RELATIONS)
     if len(pieces) < 2:
         return None
-    signs = [sign for sign, _ in pieces[1:]]
+    signs = ["=" if sign == "\\equiv" else sign for sign, _ in pieces[1:]]
     sides = [part for _, part in pieces]
     if "\\approx" in signs:  # the value before it is the exact one
         place = signs.index("\\approx")
-        if place == 0 and _is_name(sides[0]):
-            signs[0] = "="
+        if place == 0 and (_is_name(sides[0]) or not sides[0]):
+            return _read(sides[1], depth + 1)
         else:
             return _read(_join(sides[: place + 1], signs[:place]), depth + 1)
     if not all(sides):
@@ -323,7 +338,13 @@ def _is_constant(answer: Answer) -> bool:
 
 
 def _read_interval(sides: list[str], signs: list[str], depth: int) -> Answer | None:
-    """x > 5 and 1 < x \\le 2 as the intervals they are."""
+    """x > 5, 1 < x \\le 2 and x \\ne 0 as the intervals they are."""
+    if signs == ["\\ne"] and _is_name(sides[0]):
+        hole = _read(sides[1], depth + 1)
+        if not _is_constant(hole):
+            return None
+        around = (Parts("()", (REALS.items[0], hole)), Parts("()", (hole, REALS.items[1])))
+        return Named(_plain(sides[0]), Parts("union", around), _relation(sides, signs))
     if any(sign not in ("<", "\\le") for sign in signs):
         if any(sign not in (">", "\\ge") for sign in signs):
             return None
@@ -361,9 +382,10 @@ def _read_union(latex: str, depth: int) -> Answer | None:
 
 
 def _read_plus_minus(latex: str, depth: int) -> Answer | None:
-    if latex.count("\\pm") + latex.count("\\mp") == 0:
+    signs = len(re.findall(r"\\(?:pm|mp)(?![a-z])", latex))
+    if not signs:
         return None
-    if latex.count("\\pm") + latex.count("\\mp") > 2:
+    if signs > 2:
         return Opaque(latex)
     upper = re.sub(r"\\mp(?![a-z])", "-", re.sub(r"\\pm(?![a-z])", "+", latex))
     lower = re.sub(r"\\mp(?![a-z])", "+", re.sub(r"\\pm(?![a-z])", "-", latex))
@@ -448,7 +470,7 @@ def _plain(latex: str) -> str:
 def _read_words(latex: str, depth: int) -> Answer | None:
     if match := _CHOICE.fullmatch(latex):
         return Quantity(match[1], expressions.read(match[1]))
-    if latex in ("\\emptyset", "\\mathbb{R}"):
+    if latex == "\\emptyset":
         return Words(latex)
     content = re.sub(r"\\text ?\{([^{}]*)\}", r" \1 ", latex)
     content = " ".join(content.split())
@@ -461,6 +483,8 @@ def _read_words(latex: str, depth: int) -> Answer | None:
     if re.fullmatch(r"[A-Za-z]{1,3}(?:\(.*\)|[-/].*)", content):
         return None
     words = re.sub(r"\s+", " ", content.casefold()).strip(" .")
+    if words in ("all real numbers", "all reals"):
+        return REALS
     if words in _NUMBER_WORDS:
         return Quantity(words, expressions.read(str(_NUMBER_WORDS[words])))
     return Words(re.sub(r"^(?:the|an?) (?=\w)", "", words))
@@ -490,9 +514,11 @@ def _read_quantity(latex: str) -> Answer:
         words = match[2]
         bare = re.sub(r"[^A-Za-z ].*", "", words).strip()
         named = canonical_unit(words)
-        if named and (is_known_unit(bare) or re.search("[A-Za-z]{3}", bare)):
+        if named and (is_known_unit(bare) or re.search("[A-Za-z]{3}|^[mk]?[mglb]/", words)):
             value, unit = match[1].strip(), unit or named
-    value = value.strip(" .")
+    if value.endswith(".."):  # digits that are left out
+        return Quantity(value, None, refused=True)
+    value = value.strip().removesuffix(".")
     if unit and re.fullmatch(r".*[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", value):
         value = re.sub(r"(?<=\d),(?=\d{3})", "", value)
     if not unit and not percent and (match := _SCALE.fullmatch(value)):
@@ -501,6 +527,8 @@ def _read_quantity(latex: str) -> Answer:
             tree = ("number", number * SCALES[match[2]])
             named = canonical_unit(match[3]) or ""
             return Quantity(value, Expression(tree, frozenset(), False), named)
+    if match := _MODULO.fullmatch(value):
+        value, unit = match[1].strip(), f"mod {match[2] or match[3]}"
     number = parse_number(value) if "$" not in value else None
     if number is not None:
         tree = ("number", number)
@@ -610,7 +638,8 @@ def _same_named(a: Answer, b: Answer) -> bool | None:
 def _same_quantity(a: Quantity, b: Quantity) -> bool | None:
     if a.refused or b.refused:
         return False
-    if a.unit and b.unit and a.unit != b.unit:
+    units = {unit for unit in (a.unit, b.unit) if unit}
+    if len(units) > 1 or (units and (a.percent or b.percent)):
         return False
     if a.expression is None or b.expression is None:
         return True if _plain(a.latex) == _plain(b.latex) else None

@@ -122,6 +122,9 @@ class _Reader:
                 minus = self.signs()
                 factor = self.power()
                 factors.append((sign, ("neg", factor) if minus else factor))
+            elif token in ("\\bmod", "\\mod"):
+                self.take()
+                factors.append(("mod", self.power()))
             elif self.starts_factor():
                 if self.kind() in ("number", "repeating"):
                     before = self.tokens[self.position - 1]
@@ -309,6 +312,17 @@ class _Reader:
             index = self.group("[")
         return ("root", self.argument(), index)
 
+    def several(self) -> Tree:
+        """\\gcd(a, b, ...) and the like."""
+        name = self.take()[1:]
+        self.take("(")
+        arguments = [self.sum()]
+        while self.peek() == ",":
+            self.take()
+            arguments.append(self.sum())
+        self.take(")")
+        return ("several", name, *arguments)
+
     def binom(self) -> Tree:
         self.take()
         return ("binom", self.argument(), self.argument())
@@ -334,6 +348,7 @@ _COMMANDS: dict[str, Callable[[_Reader], Tree]] = {
     "\\frac": _Reader.frac,
     "\\sqrt": _Reader.sqrt,
     "\\binom": _Reader.binom,
+    **dict.fromkeys(["\\gcd", "\\lcm", "\\max", "\\min"], _Reader.several),
     "\\pi": _constant("pi"),
     "\\infty": _constant("infinity"),
     **{f"\\{name}": _command_function(called) for name, called in _FUNCTIONS.items()},
@@ -410,6 +425,8 @@ class _Evaluator:
             raise Unreadable("infinity in an expression")
         if head == "call":
             return self.checked(self.call(parts[0], self(parts[1])))
+        if head == "several":
+            return self.several(parts[0], list(map(self, parts[1:])))
         if head == "chain":
             total = self(parts[0][1])
             for sign, part in parts[1:]:
@@ -520,6 +537,23 @@ class _Evaluator:
             raise TooLarge("a factorial too large")
         return self.context.gamma(self.inexact(a) + 1)
 
+    def several(self, name: str, values: list[Number]) -> Number:
+        if not all(isinstance(value, Fraction) for value in values):
+            raise Unreadable(f"{name} of inexact numbers")
+        if name in ("max", "min"):
+            return max(values) if name == "max" else min(values)
+        if not all(value.denominator == 1 for value in values):
+            raise Unreadable(f"{name} of other than integers")
+        function = math.gcd if name == "gcd" else math.lcm
+        return self.checked(Fraction(function(*map(int, values))))
+
+    def modulo(self, a: Number, b: Number) -> Number:
+        if not isinstance(a, Fraction) or not isinstance(b, Fraction):
+            raise Unreadable("a remainder of inexact numbers")
+        if not b:
+            raise _Undefined
+        return a % b
+
     def binomial(self, n: Number, k: Number) -> Number:
         if all(isinstance(value, Fraction) and value.denominator == 1 for value in (n, k)):
             if not 0 <= k <= n or n > MAX_FACTORIAL:
@@ -546,6 +580,7 @@ _METHODS = {
     "*": "times",
     "/": "divided",
     "^": "power",
+    "mod": "modulo",
     "!": "factorial",
     "neg": "negative",
     "abs": "absolute",

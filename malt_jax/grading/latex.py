@@ -85,13 +85,18 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"\^ ?\{ ?\\circ ?\}|\^ ?\\circ" + _COMMAND_END, r"^\\circ "),
         (r"\\degrees?" + _COMMAND_END, r"^\\circ "),
         (r"\\(?:operatorname|mathrm|text) ?\{ ?(" + _FUNCTIONS + r") ?\}", r"\\\1 "),
+        (r"\\operatorname ?\{ ?(gcd|lcm|max|min) ?\}", r"\\\1 "),
         (r"\^ ?\{ ?(?:\\(?:text|mathrm) ?\{ ?)?(?:st|nd|rd|th) ?\}? ?\}", r"\\text{th}"),
         (
             r"\\(?:textbf|textit|textrm|textsf|texttt|textnormal|textup|mbox|hbox|mathrm|mathsf"
             r"|mathit|operatorname) ?\{",
             r"\\text{",
         ),
-        (r"\\(?:mathbf|boldsymbol|bm|mathnormal) ?\{([^{}]*)\}", r"\1"),
+        (r"\\(?:mathbf|boldsymbol|bm|mathnormal|underline) ?\{([^{}]*)\}", r"\1"),
+        (r"\\text ?\{ ?([ie]) ?\}", r"\1"),
+        (r"\\(?:color|textcolor) ?\{[a-zA-Z]{1,20}\}", ""),
+        (r"\\mathbb ?\{? ?([A-Z]) ?\}?", r"\\mathbb{\1}"),
+        (r"\{ ?([^{}]{1,50}?) ?\\choose ?([^{}]{1,50}?) ?\}", r"\\binom{\1}{\2}"),
         (r"\\text ?\{\s*(-?[0-9.,]+|[ ]*)\s*\}", r" \1 "),
         (r"\\[dtc]frac" + _COMMAND_END, r"\\frac"),
         (r"\\[dt]binom" + _COMMAND_END, r"\\binom"),
@@ -120,7 +125,7 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     )
 )
 _SPACES_THAT_SEPARATE_NOTHING = re.compile(r"(?<![A-Za-z0-9.]) | (?![A-Za-z0-9.])")
-_EMPHASIS = re.compile(r"(\*\*|__|\*|_|`+)(?=\S)([^*`]+)(?<=\S)\1[.,:;]?")
+_EMPHASIS = re.compile(r"(\*\*|__|\*|_|`+)([^*`]+)\1[.,:;]?")
 _LEAD_IN = re.compile(
     r"(?:so |thus |hence |therefore )?,? ?(?:the )?(?:final |correct )?answer"
     r"(?: is| ?:|=)(?: ?:)? ?",
@@ -150,16 +155,17 @@ def normalize_latex(answer: str) -> str | None:
 
 def _normalize_once(answer: str) -> str:
     answer = _SIGN.sub(lambda match: _SIGNS[match[0]], answer)
-    answer = _without_dollars(answer)
+    answer = _without_dollars(answer).strip()
+    if match := _EMPHASIS.fullmatch(answer):
+        answer = match[2]
     for pattern, replacement in _RULES:
         answer = pattern.sub(replacement, answer)
     answer = answer.strip()
-    if match := _EMPHASIS.fullmatch(answer):
-        answer = match[2]
     if match := _LEAD_IN.match(answer):
         answer = answer[match.end() :]
     if (match := _BOXED.fullmatch(answer)) and _balanced(match[1]):
         answer = match[1].strip()
+    answer = re.sub(r"^(?:=|\\approx(?![a-z])) ?", "", answer)
     if not answer.endswith("..."):
         answer = re.sub(r"(?:[ .,;:]|\\\\)+$", "", answer)
     answer = _without_outer_braces(answer.strip('"` '))

@@ -27,6 +27,8 @@ def find_numbers(text: str) -> list[re.Match[str]]:
 def read_number(match: re.Match[str]) -> Fraction | None:
     """The value at a place that `find_numbers` gave; None when it is too large or divides by 0."""
     sign, inner_sign, whole, decimal, exponent, denominator = match.groups()
+    if sign and inner_sign:
+        return None
     if max(map(len, (decimal, denominator or ""))) > 2 * MAX_DIGITS:
         return None
     if abs(int(exponent or 0)) > MAX_EXPONENT:

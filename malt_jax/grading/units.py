@@ -18,9 +18,8 @@ _SYNONYMS = {
     "ft": "feet foot ft",
     "yd": "yards yard yd",
     "mi": "miles mile mi",
-    "mph": "miles/hour mi/hr mi/h mph",
-    "km/h": "km/hr km/h kph kmh kmph",
-    "m/s": "m/s m/sec m/second",
+    "mi/h": "mph",
+    "km/h": "kph kmh kmph",
     "h": "hours hour hrs hr h",
     "min": "minutes minute mins min",
     "s": "seconds second secs sec s",
@@ -85,6 +84,9 @@ def canonical_unit(text: str) -> str | None:
         return None
     if text in _NAMES:
         return _NAMES[text]
+    if "/" in text:
+        parts = [canonical_unit(part) for part in text.split("/")]
+        return "/".join(part for part in parts if part) if all(parts) else None
     power = ""
     if match := re.search(r" ?\^ ?\{? ?([23]) ?\}?$", text):
         text, power = text[: match.start()], match[1]
@@ -98,7 +100,7 @@ def canonical_unit(text: str) -> str | None:
     if name in _NAMES:
         name = _NAMES[name]
     else:
-        for word in re.split(r"[ /]", name):
+        for word in words:
             if not _WORD.fullmatch(word) or word in _NO_UNITS:
                 return None
         if len(words) > 5:
