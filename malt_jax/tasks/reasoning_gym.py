@@ -18,7 +18,7 @@ from malt_jax.tasks.generated import GeneratedQuestions
 TEST_SHARE = 4
 """One question text in this many belongs to the test split."""
 MAX_DRAWS = 200
-_SEED_STEP = 2**32  # the generators draw item i with seed + i: seeds that are near share items
+MAX_QUESTIONS = 10_000_000
 _NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(\.[0-9]+)?(/[0-9]+)?")
 _FINAL_ANSWER = re.compile(r"final answer[*_]{0,3}:[*_]{0,3}", re.IGNORECASE)
 
@@ -48,8 +48,10 @@ class ReasoningGymTask(Task):
         questions: int = 100_000,
         kind: Literal["number", "boxed", "letter", "text"] | None = None,
     ) -> None:
-        if questions < 10:
-            raise UserError(f"task.options.questions must be 10 or more, got {questions}")
+        if not 10 <= questions <= MAX_QUESTIONS:
+            raise UserError(
+                f"task.options.questions must be from 10 to {MAX_QUESTIONS}, got {questions}"
+            )
         self.generator = generator
         self._parameters = parameters or {}
         self._counts: Mapping[Split, int] = {"train": questions, "test": questions // 10}
@@ -68,21 +70,19 @@ class ReasoningGymTask(Task):
         """
         for draw in range(MAX_DRAWS):
             item = self._item(index, draw)
-            if _split(item["question"]) == split:
-                break
-        else:
-            raise UserError(
-                f"task.options.generator: {self.generator!r} has too few different questions for"
-                f" two splits; let it make others with task.options.parameters"
-            )
-        own = item["answer"]
-        answer = grading.normalize(self.kind, own) if isinstance(own, str) else None
-        if answer is None:
-            raise UserError(
-                f"task.options.generator: {self.generator!r} gives no answer of kind {self.kind!r}"
-                f" to compare with, but {own!r}"
-            )
-        return Question(id=index, text=item["question"].strip(), answer=answer)
+            if not isinstance(item["answer"], str):
+                raise UserError(
+                    f"task.options.generator: {self.generator!r} gives no answer to compare with,"
+                    f" but {item['answer']!r}"
+                )
+            answer = grading.normalize(self.kind, item["answer"])  # None for a very long one
+            if answer is not None and _split(item["question"]) == split:
+                return Question(id=index, text=item["question"].strip(), answer=answer)
+        raise UserError(
+            f"task.options.generator: {self.generator!r} has too few different questions for two"
+            f" splits, or no answers of kind {self.kind!r}; let it make others with"
+            " task.options.parameters"
+        )
 
     def extract(self, completion: str) -> str | None:
         """As `Task.extract`; text is all behind the last "Final Answer:", as grids take lines."""
@@ -108,7 +108,9 @@ class ReasoningGymTask(Task):
                 f"task.options.generator: reasoning-gym has no {self.generator!r}{hint} It has"
                 f" {', '.join(sorted(generators))}"
             )
-        fixed = {"seed": draw * _SEED_STEP, "size": self._counts["train"]}
+        # Item i is drawn with seed + i: with these seeds no two draws have an item in common.
+        size = self._counts["train"]
+        fixed = {"seed": draw * size, "size": size}
         try:
             return package.create_dataset(self.generator, **{**self._parameters, **fixed})
         except Exception as error:  # each generator checks its configuration in its own way

@@ -48,7 +48,7 @@ def test_answers_of_several_lines():
         ({"generator": "leg_countin"}, "did you mean leg_counting"),
         ({"parameters": {"terms": 3}}, "'chain_sum' cannot be made with {'terms': 3}"),
         ({"parameters": {"min_terms": 9, "max_terms": 3}}, "max_terms must be >= min_terms"),
-        ({"questions": 3}, "task.options.questions must be 10 or more"),
+        ({"questions": 3}, "task.options.questions must be from 10 to"),
     ],
 )
 def test_settings_that_do_not_fit(options: dict, message: str):
