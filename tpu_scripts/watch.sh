@@ -60,7 +60,9 @@ script() {
 
 delete_machines() { script delete.sh --yes; }
 
-set_up_and_train() { script setup.sh && script train.sh; }
+# shellcheck disable=SC2016  # for the shell of a worker; a new one does not have the file yet
+readonly ask_status='if [ -f malt/worker.sh ]; then bash malt/worker.sh status "$1"; '\
+'else echo "malt-worker $(hostname) absent |"; fi'
 
 if [[ $dry_run == yes ]]; then
     say "# on every look:"
@@ -68,7 +70,7 @@ if [[ $dry_run == yes ]]; then
         --project="$PROJECT" --zone="$ZONE" "--format=value(state.state)" --quiet
     quoted gcloud compute tpus tpu-vm describe "$NAME" --project="$PROJECT" --zone="$ZONE" \
         "--format=value(state)" --quiet
-    on_workers all bash malt/worker.sh status "$run_dir"
+    on_workers all bash -c "$ask_status" status "$run_dir"
     say "# after a preemption:"
     script delete.sh --dry-run
     script create.sh --dry-run
@@ -105,9 +107,23 @@ crashed() {
         || fail "training crashed $crashes times. $NAME is left as it is and is paid for"
     say "training crashed; it is started again ($crashes of $most_crashes)"
     wait_before_retry
-    if ! { script train.sh --stop && script train.sh; }; then
-        failed_once "training could not be started again"
+    if script train.sh --stop; then
+        # A machine that was rebooted has lost its mount.
+        start_training || true
+    else
+        failed_once "training could not be stopped"
     fi
+}
+
+start_training() {
+    local status=0
+    { script setup.sh && script train.sh; } || status=$?
+    case $status in
+        0) return ;;
+        "$hopeless") fail "training cannot be started. $NAME is left as it is and is paid for" ;;
+        *) failed_once "training could not be started" ;;
+    esac
+    return 1
 }
 
 show_log() { ask_workers 0 bash malt/worker.sh log 20 || true; }
@@ -136,12 +152,13 @@ create_again() {
 }
 
 look_at_training() {
-    local lines states
-    lines=$(ask_workers all bash malt/worker.sh status "$run_dir") \
+    local lines states last
+    lines=$(ask_workers all bash -c "$ask_status" status "$run_dir") \
         || { failed_once "not all workers answer" && return; }
     lines=$(grep '^malt-worker ' <<<"$lines") || { failed_once "no worker answers" && return; }
     states=$(sed 's/^malt-worker [^ ]* //; s/ |.*//' <<<"$lines" | sort -u)
-    printf '%(%F %T)T %s\n' -1 "$(head -n 1 <<<"$lines" | cut -d' ' -f3-)"
+    last=${lines%%$'\n'*}
+    printf '%(%F %T)T %s: %s\n' -1 "${states//$'\n'/, }" "${last#*| }"
 
     if [[ $states == finished ]]; then
         show_log
@@ -154,7 +171,7 @@ look_at_training() {
         show_log
         fail "training refused its input, see above. $NAME is left as it is and is paid for"
     elif grep -qx 'absent\|idle' <<<"$states"; then
-        if set_up_and_train; then sleep "$interval"; else failed_once "setting up failed"; fi
+        if start_training; then sleep "$interval"; fi
     elif grep -qx running <<<"$states"; then
         # Where some have ended, the others should end soon after.
         waits=$((waits + 1))

@@ -69,7 +69,8 @@ class Cloud:
         (directory / "bin").mkdir()
         shutil.copytree(checkout, self.checkout)
         self.configure()
-        self.rule("storage buckets describe", "True")
+        self.rule("hierarchicalNamespace.enabled", "True")
+        self.rule("networkEndpoints.len()", "1")
         for name in ("gcloud", "sleep"):
             self.stub(name)
 
@@ -90,7 +91,8 @@ class Cloud:
     def rule(self, words: str, *replies: str | tuple[int, str]) -> None:
         """Calls with `words` in them get these replies in turn, the last one for ever.
 
-        A reply is standard output, or an exit status and an error message. Later rules win.
+        A reply is standard output, or an exit status and an error message. The longest `words`
+        win, then the later rule.
         """
         plan = [
             {"out": reply and reply + "\n", "err": "", "status": 0}
@@ -99,6 +101,7 @@ class Cloud:
             for reply in replies
         ]
         self._rules.insert(0, {"words": words, "replies": plan})
+        self._rules.sort(key=lambda rule: -len(rule["words"]))
         self._plan.write_text(json.dumps(self._rules))
 
     def run(

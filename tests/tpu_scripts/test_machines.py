@@ -122,7 +122,7 @@ def test_setup_with_a_wheel(cloud: Cloud) -> None:
 
 
 def test_a_bucket_must_rename_directories_as_a_whole(cloud: Cloud) -> None:
-    cloud.rule("storage buckets describe", "")
+    cloud.rule("hierarchicalNamespace.enabled", "")
     cloud.rule("tpu-vm describe", "READY")
     done = cloud.run("setup.sh")
     assert done.returncode == 1 and "--enable-hierarchical-namespace" in done.stderr
@@ -163,6 +163,18 @@ def test_train_hands_options_on_as_they_are(cloud: Cloud, tmp_path: Path) -> Non
         *("bash", "malt/worker.sh", "start", "/mnt/malt", "/mnt/malt/runs/first"),
         *("malt/first.yaml", *overrides, "last=*"),
     ]
+
+
+def test_a_pod_of_several_workers_is_refused(cloud: Cloud) -> None:
+    cloud.rule("networkEndpoints.len()", "4")
+    done = cloud.run("train.sh")
+    assert done.returncode == 2 and "malt has 4 workers" in done.stderr
+    assert not cloud.commands()
+    # No hour of attempts at a price.
+    cloud.rule("tpu-vm describe", "READY")
+    cloud.rule("worker.sh status", "malt-worker w-0 idle |\nmalt-worker w-1 idle |")
+    done = cloud.run("watch.sh")
+    assert done.returncode == 1 and "is paid for" in done.stderr and not cloud.sleeps
 
 
 def test_fetch_from_a_bucket_needs_no_machine(cloud: Cloud) -> None:

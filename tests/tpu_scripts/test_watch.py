@@ -30,7 +30,7 @@ def test_machines_are_deleted_at_the_end_if_that_was_asked(cloud: Cloud) -> None
     cloud.rule("worker.sh status", worker("running"), worker("finished"))
     done = cloud.run("watch.sh", "--delete", "--interval", "7")
     assert done.returncode == 0 and cloud.steps == ["delete"] and cloud.sleeps == [7]
-    assert "sampling trees 3/9" in done.stdout
+    assert " running: sampling trees 3/9\n" in done.stdout
 
 
 def test_from_the_queue_to_the_end(cloud: Cloud) -> None:
@@ -153,7 +153,7 @@ def test_a_crash_is_started_again_three_times(cloud: Cloud, crash: str) -> None:
     cloud.rule("worker.sh log", "out of memory")
     done = cloud.run("watch.sh")
     assert done.returncode == 1 and "crashed 4 times" in done.stderr
-    assert cloud.steps == ["stop", "scp", "start"] * 3
+    assert cloud.steps == ["stop", *SET_UP] * 3
     assert "out of memory" in done.stdout
 
 
@@ -178,7 +178,7 @@ def test_a_pod_waits_for_the_slower_workers_but_not_for_ever(cloud: Cloud) -> No
     hanging = "\n".join([worker("failed 1"), worker("running", "w-1")])
     cloud.rule("worker.sh status", *[hanging] * 11, whole)
     assert cloud.run("watch.sh").returncode == 0
-    assert cloud.steps == ["stop", "scp", "start"]
+    assert cloud.steps == ["stop", *SET_UP]
 
 
 def test_a_worker_of_a_pod_that_is_new_is_set_up(cloud: Cloud) -> None:
