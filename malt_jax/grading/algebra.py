@@ -102,9 +102,11 @@ class _Worker:
         try:
             line = self._read(self._started + START_SECONDS)
         except _Lost as error:
-            raise RuntimeError(f"the process for LaTeX answers did not start: {error}") from None
-        if json.loads(line) != _READY:
-            raise RuntimeError(f"the process for LaTeX answers did not start: {line!r}")
+            raise RuntimeError(
+                f"the process that compares LaTeX answers did not start ({error}); see why with"
+                f" python -m malt_jax.grading.algebra_worker {BYTES}"
+            ) from None
+        assert json.loads(line) == _READY
         self._is_ready = True
 
     def ask(self, a: str, b: str) -> bool:
@@ -166,14 +168,19 @@ class _Pool:
         self._workers: list[_Worker] = []
         self.lost = 0
 
+    def _first(self) -> _Worker:
+        while len(self._workers) < 2:
+            self._workers.append(_Worker())
+        self._workers[0].wait_until_ready()
+        return self._workers[0]
+
+    def start(self) -> None:
+        with self._lock:
+            self._first()
+
     def ask(self, a: str, b: str) -> bool:
         with self._lock:
-            if not self._workers:
-                self._workers.append(_Worker())
-            worker = self._workers[0]
-            worker.wait_until_ready()
-            if len(self._workers) < 2:
-                self._workers.append(_Worker())
+            worker = self._first()
             try:
                 verdict = worker.ask(a, b)
             except _Lost as reason:
@@ -203,6 +210,11 @@ def _environment() -> Mapping[str, str]:
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     # A fixed hash seed: SymPy's ways through an expression depend on the order of sets.
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0"}
+
+
+def start() -> None:
+    """Starts the processes now, which takes a second or two, instead of at the first question."""
+    _POOL.start()
 
 
 def lost_workers() -> int:

@@ -148,7 +148,8 @@ _TRAILING_WORDS = re.compile(
     re.DOTALL,
 )
 _MODULO = re.compile(
-    r"(.*?[^\s(]) ?(?:\\pmod ?\{? ?(\d+) ?\}?|\(? ?(?:\\text ?\{)? ?\(?\\?(?<!b)mod ?\}? ?(\d+) ?\)?)",
+    r"(.*?[^\s(]) ?(?:\\pmod ?\{? ?(\d+) ?\}?"
+    r"|\(? ?(?:\\text ?\{)? ?\(?\\?(?<!b)mod ?\}? ?(\d+) ?\)?)",
     re.DOTALL,
 )
 _DEGREES = re.compile(r"(.*[^\s]) ?\^ ?\\circ ?(?:\\text ?\{ ?[CF]? ?\}|[CF])?", re.DOTALL)
@@ -571,7 +572,7 @@ def _is_balanced(latex: str) -> bool:
 
 
 def same(a: Answer, b: Answer) -> bool | None:
-    """Whether two answers are equal; None when it takes more algebra to tell. Symmetric."""
+    """Whether two answers are equal; None when it takes more algebra to tell."""
     if isinstance(a, Named) or isinstance(b, Named):
         return _same_named(a, b)
     if isinstance(a, Quantity) and isinstance(b, Quantity):

@@ -632,17 +632,20 @@ def _equal_at(a: Tree, b: Tree, point: Mapping[str, Fraction]) -> bool | None:
         return None if low_a is None and low_b is None else False
     if isinstance(low_a, Fraction) and isinstance(low_b, Fraction):
         return low_a == low_b
-    low = _gap(_LOW, low_a, low_b)
-    if low > _size(_LOW, low_a, low_b) * _LOW.mpf(10) ** -40 and low > _LOW.mpf(10) ** -40:
+    low, low_size = _gap(_LOW, low_a, low_b), _size(_LOW, low_a, low_b)
+    if low > low_size * _LOW.mpf(10) ** -40 and low > _LOW.mpf(10) ** -40:
         return False
     high_a, high_b = _value(a, point, _HIGH), _value(b, point, _HIGH)
     if high_a is None or high_b is None:
         return False
-    high = _gap(_HIGH, high_a, high_b)
-    if high <= _size(_HIGH, high_a, high_b) * _HIGH.mpf(10) ** -95:
-        return True
+    high, high_size = _gap(_HIGH, high_a, high_b), _size(_HIGH, high_a, high_b)
     # Rounding errors shrink with the precision; a true difference stays, however small it is.
-    return bool(high <= low * _HIGH.mpf(10) ** -40 or (not low and high < _HIGH.mpf(10) ** -95))
+    shrunk = _HIGH.mpf(10) ** -40
+    return bool(
+        high <= high_size * _HIGH.mpf(10) ** -95
+        or (low and high <= low * shrunk)
+        or high_size <= (low_size or 1) * (shrunk if low_size else _HIGH.mpf(10) ** -95)
+    )
 
 
 def _gap(context: Any, a: Number, b: Number) -> Number:
