@@ -217,6 +217,11 @@ def start() -> None:
     _POOL.start()
 
 
+def questions() -> int:
+    """How many pairs were not decided by text, structure or value so far, each counted once."""
+    return _equal.cache_info().misses
+
+
 def lost_workers() -> int:
     """How many processes were killed, or died, over a question so far."""
     return _POOL.lost
