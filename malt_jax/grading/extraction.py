@@ -16,8 +16,11 @@ MAX_REPLY = 20_000
 MAX_ANSWER = 1_000
 """Characters of an answer; a longer one is none."""
 
-_MARKER = re.compile(r"final answer(?: is)?[*_]{0,3}[:=]?|####", re.IGNORECASE)
-_WEAK_MARKER = re.compile(r"\b(?:answer|option|choice)(?: is)?[*_]{0,3}[:=]?", re.IGNORECASE)
+_MARKER = re.compile(r"final answer(?: is)?[*_]{0,3}(?:[:=]| [-–—] )?|####", re.IGNORECASE)
+_WEAK_MARKER = re.compile(
+    r"\b(?:(?:answer|option|choice)(?: is)?|choose|pick|select)\b[*_]{0,3}[:=]?", re.IGNORECASE
+)
+_OPENED_FORMULA = re.compile(r"(?:\\\[|\\\(|\$\$)\s*\n\s*")
 MARKUP = " \t\r\n*_`\"'“”‘’"
 
 _ANSWER_IS = re.compile(r"\banswer(?: is|:| =)[*_]{0,3}:?", re.IGNORECASE)
@@ -28,7 +31,8 @@ _FORMULA = re.compile(
 )
 # A number in such a line is a part of the answer, not the answer.
 _NOT_RATIONAL = re.compile(
-    r"\\(?:sqrt|pi|infty|sin|cos|tan|log|ln|pm|binom)(?![a-z])|√|π|±|\^|[0-9]i\b"
+    r"\\(?:infty|pm|binom)(?![a-z])|√|π|±|\^|[0-9]i\b"
+    r"|(?<![A-Za-z])(?:sqrt|pi|sin|cos|tan|log|ln)(?![A-Za-z])"
 )
 _SENTENCE = re.compile(r"(.{1,60}?[0-9}$)a-z*])(?:\.|,? (?:because|since|as|so|which))(?: |$)")
 _SCALE = re.compile(rf"[ \t]({'|'.join(SCALES)})\b", re.IGNORECASE)
@@ -43,7 +47,7 @@ _LEAD_IN = re.compile(
     r"(?:the )?(?:correct |final |right )?(?:(?:answer|option|choice|letter)\b)?(?: is)?[: ]{0,3}",
     re.IGNORECASE,
 )
-_CHOICE = re.compile(r"(\()?([A-Ja-j])(?![A-Za-z0-9'’])(\))?(.*)")
+_CHOICE = re.compile(r"(\()?([A-Ja-j])(?![A-Za-z0-9'’]|\.[a-z])(\))?(.*)")
 _DRESS = re.compile(r"\s*$|[).:;,]|\s*[-–—]\s")
 _SECOND_CHOICE = re.compile(r"[).:,]{0,2}\s*(?:and|or|&|/|,)\s*\(?[A-HJ]\)?(?![A-Za-z0-9'’])")
 _DRESSED_CHOICE = re.compile(
@@ -75,6 +79,8 @@ def final_line(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
     for match in reversed(list(marker.finditer(reply))):
         # Behind a marker without content stands nothing but markup and later such markers.
         content = reply[match.end() : end].lstrip(MARKUP + ":")
+        if opened := _OPENED_FORMULA.match(content):
+            content = content[opened.end() :]
         if content:
             return content.partition("\n")[0].rstrip(MARKUP)
         end = match.start()
@@ -160,11 +166,13 @@ def letter(reply: str) -> str | None:
         return letter
     lines = [line for line in reply.splitlines() if line.strip()]
     letters = [_leading_choice(line) for line in lines[-2:]]
+    dressed = ["".join(found) for found in _DRESSED_CHOICE.findall(reply)]
+    if lines and len({"".join(found) for found in _DRESSED_CHOICE.findall(lines[-1])}) > 1:
+        return dressed[-1]  # "(A) is too far, so (C)"
     # Two lines in a row that start with a letter repeat the choices.
     if letters and letters[-1] and not (len(letters) == 2 and letters[0]):
         return letters[-1]
-    dressed = _DRESSED_CHOICE.findall(reply)
-    return "".join(dressed[-1]) if dressed else None
+    return dressed[-1] if dressed else None
 
 
 def _choice_of_line(line: str) -> str | None:
