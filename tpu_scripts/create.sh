@@ -28,7 +28,10 @@ require RUNTIME_VERSION '^[-a-z0-9.]+$' 'a runtime such as v2-alpha-tpuv5-lite'
 require VALID_UNTIL '^([0-9]+[smhd])?$' 'a duration such as 12h'
 
 if [[ $dry_run == no ]]; then
-    state=$(machine_state)
+    while state=$(machine_state) && [[ $state == deleting ]]; do
+        say "$NAME is being deleted"
+        sleep 10
+    done
     case $state in
         absent) ;;
         ready | waiting)

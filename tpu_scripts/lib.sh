@@ -175,7 +175,7 @@ describe() {
 }
 
 # absent | waiting (for its machines, or for a change to end) | ready | gone (preempted or failed:
-# only its name is left) | stopped | unknown (gcloud could not tell)
+# only its name is left) | deleting | stopped | unknown (gcloud could not tell)
 machine_state() {
     local state
     if [[ $QUEUED == yes ]]; then
@@ -184,6 +184,7 @@ machine_state() {
             NOT_FOUND) echo absent && return ;;
             ACTIVE) ;;
             SUSPENDING | SUSPENDED | FAILED) echo gone && return ;;
+            DELETING) echo deleting && return ;;
             *) echo waiting && return ;;
         esac
     fi
@@ -191,7 +192,8 @@ machine_state() {
     case $state in
         NOT_FOUND) if [[ $QUEUED == yes ]]; then echo gone; else echo absent; fi ;;
         READY) echo ready ;;
-        CREATING | STARTING | RESTARTING | REIMAGING | REPAIRING | DELETING) echo waiting ;;
+        CREATING | STARTING | RESTARTING | REIMAGING | REPAIRING) echo waiting ;;
+        DELETING) echo deleting ;;
         PREEMPTED | TERMINATED) echo gone ;;
         STOPPED | STOPPING) echo stopped ;;
         *) echo unknown ;;
@@ -232,16 +234,24 @@ copy_to_workers() {
         --worker=all --scp-flag=-oConnectTimeout=20 --quiet
 }
 
-# What is installed on the machines: sets `package` (a file), `package_id` and `package_files`.
-prepare_package() {
-    local commit
+# Sets `commit`, empty where a wheel is installed.
+resolve_commit() {
+    commit=
     if [[ -n $WHEEL ]]; then
         [[ -f $WHEEL && $WHEEL == *.whl ]] || fail "$cluster_file: WHEEL=$WHEEL is no wheel here"
-        package=$WHEEL
-        package_id=$(cksum <"$WHEEL" | tr ' ' -)
     else
         commit=$(git -C "$repository" rev-parse --verify --quiet "$REVISION^{commit}") \
             || fail "$cluster_file: REVISION=$REVISION is no commit of $repository"
+    fi
+}
+
+# What is installed on the machines: sets `package` (a file), `package_id` and `package_files`.
+prepare_package() {
+    resolve_commit
+    if [[ -n $WHEEL ]]; then
+        package=$WHEEL
+        package_id=$(cksum <"$WHEEL" | tr ' ' -)
+    else
         [[ -z $(git -C "$repository" status --porcelain --untracked-files=no) ]] \
             || say "note: changes that are not committed are left out"
         package=$staging/malt_jax-$commit.tar.gz

@@ -33,7 +33,7 @@ fi
 need_config
 if [[ $dry_run == no ]]; then
     # So far training is one process. Several would write over each other: what keeps a second one
-    # out of a run is a lock, and a mounted bucket does not share locks among machines.
+    # out of a run is a lock, and the mounted storage does not share locks among machines.
     workers=$(describe tpu-vm "networkEndpoints.len()")
     [[ $workers != NOT_FOUND ]] || fail "there is no $NAME in $ZONE: create.sh makes it"
     if [[ $workers != 1 ]]; then

@@ -163,13 +163,18 @@ look_at_training() {
     if [[ $states == finished ]]; then
         show_log
         say "the run has finished: fetch.sh gets its results"
-        if [[ $delete == yes ]]; then delete_machines; else say "$NAME is still paid for: delete.sh"; fi
+        if [[ $delete == yes ]]; then
+            until delete_machines; do failed_once "$NAME could not be deleted"; done
+        else
+            say "$NAME is still paid for: delete.sh"
+        fi
         exit 0
     elif grep -qx busy <<<"$states"; then
         fail "$NAME is training another run"
     elif grep -qx 'failed 2' <<<"$states"; then
         show_log
-        fail "training refused its input, see above. $NAME is left as it is and is paid for"
+        fail "training refused its input, see above. Correct it, then train.sh and watch.sh again." \
+            "$NAME is left as it is and is paid for"
     elif grep -qx 'absent\|idle' <<<"$states"; then
         if start_training; then sleep "$interval"; fi
     elif grep -qx running <<<"$states"; then
@@ -185,6 +190,14 @@ look_at_training() {
 
 succeeded() { failures=0 pause=$shortest useful=yes; }
 
+# A machine that is created again gets what the first one had, whatever is edited or committed
+# meanwhile.
+mkdir -p "$staging"
+resolve_commit
+grep -v '^[[:space:]]*REVISION=' "$cluster_file" >"$staging/cluster.env"
+echo "REVISION=${commit:-$REVISION}" >>"$staging/cluster.env"
+cluster_file=$staging/cluster.env
+
 failures=0
 crashes=0
 waits=0
@@ -199,7 +212,7 @@ while true; do
             seen=yes
             look_at_training
             ;;
-        waiting)
+        waiting | deleting)
             seen=yes
             printf '%(%F %T)T %s\n' -1 "$NAME is not ready yet"
             sleep "$interval"

@@ -55,7 +55,8 @@ mount_shared() {
         gcsfuse --metadata-cache-ttl-secs=0 "$source" "$directory"
     else
         command -v mount.nfs >/dev/null || apt_install nfs-common
-        sudo mount -t nfs -o hard "$shared" "$directory"
+        # A server may keep the lock of a preempted machine for ever, so none is asked for one.
+        sudo mount -t nfs -o hard,nolock "$shared" "$directory"
     fi
 }
 

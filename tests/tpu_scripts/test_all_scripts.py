@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tpu_scripts.conftest import SCRIPTS, Cloud
+from tests.tpu_scripts.cloud import SCRIPTS, Cloud
 
 COMMANDS = [
     ("create.sh",),

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.tpu_scripts.conftest import Cloud
+from tests.tpu_scripts.cloud import Cloud
 
 
 def _object(**properties: Any) -> dict[str, Any]:

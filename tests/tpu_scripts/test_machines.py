@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tpu_scripts.conftest import Cloud
+from tests.tpu_scripts.cloud import Cloud
 
 ABSENT = (1, "(gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource was not found")
 NO_CAPACITY = (

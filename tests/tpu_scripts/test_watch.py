@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+
 import pytest
 
-from tests.tpu_scripts.conftest import Cloud
+from tests.tpu_scripts.cloud import Cloud
 from tests.tpu_scripts.test_machines import ABSENT, NO_CAPACITY, NO_QUOTA
 
 SET_UP = ["mkdir", "scp", "mount", "install", "scp", "start"]
@@ -31,6 +34,45 @@ def test_machines_are_deleted_at_the_end_if_that_was_asked(cloud: Cloud) -> None
     done = cloud.run("watch.sh", "--delete", "--interval", "7")
     assert done.returncode == 0 and cloud.steps == ["delete"] and cloud.sleeps == [7]
     assert " running: sampling trees 3/9\n" in done.stdout
+
+
+def test_machines_that_cannot_be_deleted_are_tried_again(cloud: Cloud) -> None:
+    cloud.rule("tpu-vm describe", "READY")
+    cloud.rule("tpu-vm delete", (1, "UNAVAILABLE: try later"), "")
+    cloud.rule("worker.sh status", worker("finished"))
+    assert cloud.run("watch.sh", "--delete").returncode == 0
+    assert cloud.steps == ["delete", "delete"] and cloud.sleeps == [30]
+
+
+def test_a_deletion_that_takes_its_time_is_waited_for(cloud: Cloud) -> None:
+    cloud.rule(
+        "tpu-vm describe", "PREEMPTED", "PREEMPTED", *["DELETING"] * 3, ABSENT, "CREATING", "READY"
+    )
+    cloud.rule("worker.sh status", worker("finished"))
+    assert cloud.run("watch.sh").returncode == 0
+    assert cloud.steps == ["delete", "create"] and cloud.sleeps == [10, 10, 10, 60]
+
+
+def test_a_new_machine_gets_what_the_first_one_had(cloud: Cloud) -> None:
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], cwd=cloud.checkout, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    # While the watch sleeps, somebody commits and edits the settings.
+    sleep = cloud.directory / "bin" / "sleep"
+    sleep.write_text(
+        f"#!/bin/bash\ncd {cloud.checkout}\n{shlex.join(git)} commit -q --allow-empty -m later\n"
+        "sed -i s/ZONE=.*/ZONE=us-west4-b/ tpu_scripts/cluster.env\n"
+    )
+    cloud.rule("tpu-vm describe", "READY", "PREEMPTED", "PREEMPTED", ABSENT, "READY")
+    cloud.rule("worker.sh status", worker("running"), worker("absent"), worker("finished"))
+    done = cloud.run("watch.sh")
+    assert done.returncode == 0, done.stderr
+    (install,) = [call for call in cloud.commands() if "worker.sh install" in " ".join(call)]
+    assert f"install {head} " in " ".join(install)
+    assert {word for call in cloud.commands() for word in call if word.startswith("--zone")} == {
+        "--zone=us-west4-a"
+    }
 
 
 def test_from_the_queue_to_the_end(cloud: Cloud) -> None:

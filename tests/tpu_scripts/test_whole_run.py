@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tpu_scripts.conftest import Cloud
+from tests.tpu_scripts.cloud import Cloud
 
 # One machine: its state is a file, its disk a directory, and ssh runs the command there.
 GCLOUD = """\

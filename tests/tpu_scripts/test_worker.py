@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tpu_scripts.conftest import Cloud
+from tests.tpu_scripts.cloud import Cloud
 
 RUN_DIR = "/mnt/malt/runs/first"
 
@@ -209,7 +209,7 @@ def test_mounting(machine: Cloud, shared: str) -> None:
     if shared == "gs://my-bucket":
         assert mounts == [["gcsfuse", "--metadata-cache-ttl-secs=0", "my-bucket", "/mnt/malt"]]
     else:
-        assert mounts == [["sudo", "mount", "-t", "nfs", "-o", "hard", shared, "/mnt/malt"]]
+        assert mounts == [["sudo", "mount", "-t", "nfs", "-o", "hard,nolock", shared, "/mnt/malt"]]
 
 
 def test_batch_trains_in_the_foreground(machine: Cloud) -> None:
