@@ -11,7 +11,8 @@ Copies the run's directory to DIRECTORY/runs/RUN (default: here): from a bucket 
 machine, from an NFS server through worker 0, which must be there. Files that are there already
 are not copied from a bucket again.
 
-  --logs          the logs of all workers too, to DIRECTORY/logs/RUN; the machines must be there
+  --logs          the logs of all workers too, to DIRECTORY/logs/RUN; where the machines are gone,
+                  those that were saved when the run finished
 TEXT
     common_options
 }
@@ -47,6 +48,7 @@ fetch() {
 
 fetch runs
 if [[ $logs == yes ]]; then
-    on_workers all bash malt/worker.sh save-log "$mount/logs/$RUN"
+    on_workers all bash malt/worker.sh save-log "$mount/logs/$RUN" \
+        || say "not all workers answer: the logs are those that were saved before"
     fetch logs
 fi

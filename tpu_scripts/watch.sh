@@ -162,6 +162,8 @@ look_at_training() {
 
     if [[ $states == finished ]]; then
         show_log
+        on_workers all bash malt/worker.sh save-log "$mount/logs/$RUN" \
+            || say "the logs could not be copied to $SHARED"
         say "the run has finished: fetch.sh gets its results"
         if [[ $delete == yes ]]; then
             until delete_machines; do failed_once "$NAME could not be deleted"; done

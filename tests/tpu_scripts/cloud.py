@@ -15,7 +15,7 @@ SCRIPTS = Path(__file__).parents[2] / "tpu_scripts"
 
 STUB = """\
 #!{python} -IS
-import json, os, subprocess, sys
+import json, os, sys
 
 with open("{calls}", "a") as file:
     file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")

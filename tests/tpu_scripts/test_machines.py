@@ -195,6 +195,13 @@ def test_fetch_from_nfs_goes_through_a_worker(cloud: Cloud) -> None:
     assert logs[6] == "malt:/mnt/malt/logs/first"
 
 
+def test_saved_logs_are_fetched_when_the_machines_are_gone(cloud: Cloud) -> None:
+    cloud.rule("worker.sh save-log", (1, "NOT_FOUND: no such node"))
+    done = cloud.run("fetch.sh", "--logs")
+    assert done.returncode == 0 and "saved before" in done.stderr
+    assert cloud.steps == ["rsync", "save-log", "rsync"]
+
+
 @pytest.mark.parametrize("queued", ["yes", "no"])
 def test_delete(cloud: Cloud, queued: str) -> None:
     cloud.configure(QUEUED=queued)

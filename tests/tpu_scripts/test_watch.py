@@ -11,6 +11,7 @@ from tests.tpu_scripts.cloud import Cloud
 from tests.tpu_scripts.test_machines import ABSENT, NO_CAPACITY, NO_QUOTA
 
 SET_UP = ["mkdir", "scp", "mount", "install", "scp", "start"]
+SAVE = ["save-log"]
 LOST = (255, "ssh: connect to host 10.1.2.3 port 22: Connection timed out")
 
 
@@ -25,14 +26,14 @@ def test_a_run_that_has_finished_ends_the_watch(cloud: Cloud) -> None:
     done = cloud.run("watch.sh")
     assert done.returncode == 0, done.stderr
     assert "everything is in runs/first" in done.stdout
-    assert "still paid for" in done.stderr and not cloud.commands() and not cloud.sleeps
+    assert "still paid for" in done.stderr and cloud.steps == SAVE and not cloud.sleeps
 
 
 def test_machines_are_deleted_at_the_end_if_that_was_asked(cloud: Cloud) -> None:
     cloud.rule("tpu-vm describe", "READY")
     cloud.rule("worker.sh status", worker("running"), worker("finished"))
     done = cloud.run("watch.sh", "--delete", "--interval", "7")
-    assert done.returncode == 0 and cloud.steps == ["delete"] and cloud.sleeps == [7]
+    assert done.returncode == 0 and cloud.steps == [*SAVE, "delete"] and cloud.sleeps == [7]
     assert " running: sampling trees 3/9\n" in done.stdout
 
 
@@ -41,7 +42,7 @@ def test_machines_that_cannot_be_deleted_are_tried_again(cloud: Cloud) -> None:
     cloud.rule("tpu-vm delete", (1, "UNAVAILABLE: try later"), "")
     cloud.rule("worker.sh status", worker("finished"))
     assert cloud.run("watch.sh", "--delete").returncode == 0
-    assert cloud.steps == ["delete", "delete"] and cloud.sleeps == [30]
+    assert cloud.steps == [*SAVE, "delete", "delete"] and cloud.sleeps == [30]
 
 
 def test_a_deletion_that_takes_its_time_is_waited_for(cloud: Cloud) -> None:
@@ -50,7 +51,7 @@ def test_a_deletion_that_takes_its_time_is_waited_for(cloud: Cloud) -> None:
     )
     cloud.rule("worker.sh status", worker("finished"))
     assert cloud.run("watch.sh").returncode == 0
-    assert cloud.steps == ["delete", "create"] and cloud.sleeps == [10, 10, 10, 60]
+    assert cloud.steps == ["delete", "create", *SAVE] and cloud.sleeps == [10, 10, 10, 60]
 
 
 def test_a_new_machine_gets_what_the_first_one_had(cloud: Cloud) -> None:
@@ -82,7 +83,7 @@ def test_from_the_queue_to_the_end(cloud: Cloud) -> None:
     cloud.rule("worker.sh status", worker("absent"), worker("running"), worker("finished"))
     done = cloud.run("watch.sh")
     assert done.returncode == 0, done.stderr
-    assert cloud.steps == SET_UP
+    assert cloud.steps == [*SET_UP, *SAVE]
     assert cloud.sleeps == [60] * 5
 
 
@@ -106,7 +107,7 @@ def test_a_preempted_machine_is_created_again_and_the_run_goes_on(
     cloud.rule("worker.sh status", worker("running"), worker("absent"), worker("finished"))
     done = cloud.run("watch.sh")
     assert done.returncode == 0, done.stderr
-    assert cloud.steps == ["delete", "create", *SET_UP]
+    assert cloud.steps == ["delete", "create", *SET_UP, *SAVE]
     assert ("--force" in cloud.commands()[0]) == (queued == "yes")
     assert "--spot" in cloud.commands()[1]
 
@@ -117,7 +118,7 @@ def test_without_capacity_it_asks_ever_more_rarely(cloud: Cloud) -> None:
     cloud.rule("worker.sh status", worker("finished"))
     done = cloud.run("watch.sh")
     assert done.returncode == 0, done.stderr
-    assert cloud.steps == ["delete", *["create"] * 8]
+    assert cloud.steps == ["delete", *["create"] * 8, *SAVE]
     assert cloud.sleeps == [30, 60, 120, 240, 480, 900, 900]
 
 
@@ -126,7 +127,7 @@ def test_machines_lost_before_they_are_of_use_are_not_asked_for_at_once(cloud: C
     cloud.rule("tpu-vm describe", *lost, *lost, *lost, "READY")
     cloud.rule("worker.sh status", worker("finished"))
     assert cloud.run("watch.sh").returncode == 0
-    assert cloud.steps == ["delete", "create"] * 3 and cloud.sleeps == [30, 60]
+    assert cloud.steps == [*["delete", "create"] * 3, *SAVE] and cloud.sleeps == [30, 60]
 
 
 @pytest.mark.parametrize("queued", ["no", "yes"])
@@ -157,7 +158,7 @@ def test_a_lost_connection_is_made_again(cloud: Cloud) -> None:
     assert done.returncode == 0, done.stderr
     assert "Connection timed out" in done.stderr
     # The pauses begin anew after a success, and nothing was started twice.
-    assert cloud.sleeps == [60, 30, 60, 60, 30] and not cloud.commands()
+    assert cloud.sleeps == [60, 30, 60, 60, 30] and cloud.steps == SAVE
 
 
 def test_a_connection_that_stays_lost_ends_the_watch(cloud: Cloud) -> None:
@@ -174,7 +175,7 @@ def test_gcloud_that_cannot_be_reached_is_tried_again(cloud: Cloud) -> None:
     cloud.rule("tpu-vm describe", unavailable, unavailable, "READY")
     cloud.rule("worker.sh status", worker("finished"))
     assert cloud.run("watch.sh").returncode == 0
-    assert cloud.sleeps == [30, 60] and not cloud.commands()
+    assert cloud.sleeps == [30, 60] and cloud.steps == SAVE
 
 
 def test_a_preemption_during_set_up_is_one_like_others(cloud: Cloud) -> None:
@@ -185,7 +186,7 @@ def test_a_preemption_during_set_up_is_one_like_others(cloud: Cloud) -> None:
     cloud.rule("worker.sh status", worker("absent"), worker("absent"), worker("finished"))
     done = cloud.run("watch.sh")
     assert done.returncode == 0, done.stderr
-    assert cloud.steps == [*SET_UP[:4], "delete", "create", *SET_UP]
+    assert cloud.steps == [*SET_UP[:4], "delete", "create", *SET_UP, *SAVE]
 
 
 @pytest.mark.parametrize("crash", ["failed 137", "interrupted"])
@@ -215,12 +216,12 @@ def test_a_pod_waits_for_the_slower_workers_but_not_for_ever(cloud: Cloud) -> No
     whole = "\n".join([worker("finished"), worker("finished", "w-1")])
     cloud.rule("worker.sh status", *[mixed] * 3, whole)
     assert cloud.run("watch.sh").returncode == 0
-    assert cloud.sleeps == [60] * 3 and not cloud.commands()
+    assert cloud.sleeps == [60] * 3 and cloud.steps == SAVE
 
     hanging = "\n".join([worker("failed 1"), worker("running", "w-1")])
     cloud.rule("worker.sh status", *[hanging] * 11, whole)
     assert cloud.run("watch.sh").returncode == 0
-    assert cloud.steps == ["stop", *SET_UP]
+    assert cloud.steps == [*SAVE, "stop", *SET_UP, *SAVE]
 
 
 def test_a_worker_of_a_pod_that_is_new_is_set_up(cloud: Cloud) -> None:
@@ -231,7 +232,7 @@ def test_a_worker_of_a_pod_that_is_new_is_set_up(cloud: Cloud) -> None:
         worker("finished"),
     )
     assert cloud.run("watch.sh").returncode == 0
-    assert cloud.steps == SET_UP
+    assert cloud.steps == [*SET_UP, *SAVE]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ case "$*" in
     *'tpu-vm ssh'*)
         [[ $(state) == READY ]] || { echo "ssh: connection refused" >&2; exit 255; }
         for word; do
-            [[ $word != --command=* ]] || (cd disk && HOME=$PWD bash -c "${word#--command=}")
+            [[ $word == --command=* ]] || continue
+            command=${word#--command=}
+            (cd disk && HOME=$PWD bash -c "${command//"/mnt/malt"/"$CLOUD/bucket"}")
         done
         if [[ "$*" == *status* && -f preempt ]]; then
             (cd disk && HOME=$PWD bash malt/worker.sh stop >/dev/null)
@@ -41,7 +43,7 @@ esac
 PYTHON = """\
 #!/bin/bash
 [[ $1 == -m ]] || exit 0
-run=$CLOUD/bucket/runs/first
+run=$6
 mkdir -p "$run"
 if [[ -d $run/stage-1 ]]; then
     echo "stage-1 is done already"
@@ -93,11 +95,13 @@ def test_a_preempted_run_is_finished_on_a_new_machine(cloud: Cloud, world: Path)
     calls = (world / "calls").read_text()
     assert calls.count("tpu-vm create") == 2 and calls.count("worker.sh install") == 2
 
-    fetched = cloud.run("fetch.sh", str(world / "here"), env=env)
+    fetched = cloud.run("fetch.sh", str(world / "here"), "--logs", env=env)
     assert fetched.returncode == 0, fetched.stderr
     assert sorted(path.name for path in (world / "here/runs/first").iterdir()) == [
         "stage-1",
         "stage-2",
     ]
+    (log,) = (world / "here/logs/first").iterdir()
+    assert "stage-1 is done already" in log.read_text()
     assert cloud.run("delete.sh", "--yes", env=env).returncode == 0
     assert not (world / "state").exists()
