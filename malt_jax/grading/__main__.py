@@ -15,7 +15,6 @@ from malt_jax import grading
 from malt_jax.command import command
 from malt_jax.errors import UserError
 from malt_jax.grading import algebra, extraction
-from malt_jax.grading.rationals import parse_number
 from malt_jax.runs.directory import write_atomically
 
 KINDS = ("answer", "text", "letter")
@@ -70,10 +69,10 @@ def _judge_text(gold: str, prediction: str) -> tuple[bool, str | None]:
     # In a sentence the shape of the right answer says what to look for.
     if extracted is not None and not re.search(r"(?<![\\A-Za-z])[A-Za-z]{2}", extracted):
         return False, extracted
-    number = parse_number(gold.replace("$", ""))
-    if number is not None:
+    right = grading.normalize("number", grading.normalize("boxed", gold) or "")
+    if right is not None:
         given = grading.extract("number", prediction)
-        return given is not None and grading.equal("number", gold, given), given
+        return given == right, given
     if re.fullmatch("[A-J]", gold.strip()):
         letter = grading.extract("letter", prediction)
         return letter == gold.strip(), letter

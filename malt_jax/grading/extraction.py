@@ -24,7 +24,7 @@ _OPENED_FORMULA = re.compile(r"(?:\\\[|\\\(|\$\$)\s*\n\s*")
 MARKUP = " \t\r\n*_`\"'“”‘’"
 
 _ANSWER_IS = re.compile(r"\banswer(?: is|:| =)[*_]{0,3}:?", re.IGNORECASE)
-_POLITENESS = re.compile(r"[$.\s]*I hope (?:it|this) (?:is correct|helps).{0,200}$", re.IGNORECASE)
+_POLITENESS = re.compile(r"[.\s]*I hope (?:it|this) (?:is correct|helps).{0,200}$", re.IGNORECASE)
 _FORMULA = re.compile(
     r"\$\$([^$]{1,500})\$\$|\$((?:[^$\n\\]|\\.){1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]",
     re.DOTALL,
@@ -34,6 +34,7 @@ _NOT_RATIONAL = re.compile(
     r"\\(?:infty|pm|binom)(?![a-z])|√|π|±|\^|[0-9]i\b"
     r"|(?<![A-Za-z])(?:sqrt|pi|sin|cos|tan|log|ln)(?![A-Za-z])"
 )
+_IS = re.compile(r".{1,300}\b(?:is|are|equals) ([^$]{1,100})$")
 _SENTENCE = re.compile(r"(.{1,60}?[0-9}$)a-z*])(?:\.|,? (?:because|since|as|so|which))(?: |$)")
 _SCALE = re.compile(rf"[ \t]({'|'.join(SCALES)})\b", re.IGNORECASE)
 _BARE_ANSWER = 120
@@ -104,7 +105,7 @@ def number(reply: str) -> Fraction | None:
         if line is not None and not re.search("[0-9]", line):
             line = None
     if line is None:
-        numbers = find_numbers(plain_numbers(reply))
+        numbers = _numbers(reply)
     else:
         line = line[:MAX_ANSWER]
         if _NOT_RATIONAL.search(line):
@@ -122,6 +123,16 @@ def number(reply: str) -> Fraction | None:
     return value * SCALES[scale[1].lower()] if value is not None and scale else value
 
 
+def _numbers(reply: str) -> list[re.Match[str]]:
+    """The numbers of a text, without those that are part of a name, such as B2."""
+    plain = plain_numbers(reply)
+    return [
+        found
+        for found in find_numbers(plain)
+        if not (found.start(4) and plain[found.start(4) - 1].isalpha())
+    ]
+
+
 def any_answer(reply: str) -> str | None:
     """The answer of a reply of any format, as it stands there.
 
@@ -133,12 +144,14 @@ def any_answer(reply: str) -> str | None:
     for marker in (_MARKER, _ANSWER_IS):
         if found := final_answer(reply, marker):
             return found
-    if len(reply) <= _BARE_ANSWER and not re.search(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", reply):
+    formulas = list(_FORMULA.finditer(reply))
+    words = re.sub(r"\b(?:and|or)\b|\\[A-Za-z]+", "", _FORMULA.sub("", reply), flags=re.IGNORECASE)
+    if formulas and re.search("[A-Za-z]{2}", words):
+        if not re.search("[0-9]", reply[formulas[-1].end() :]):
+            return _inner(formulas[-1])
+    elif len(reply) <= _BARE_ANSWER and not re.search(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", reply):
         return reply.strip() or None
-    formulas = _FORMULA.findall(reply)
-    if formulas:
-        return next(filter(None, formulas[-1]))
-    numbers = find_numbers(plain_numbers(reply))
+    numbers = _numbers(reply)
     return numbers[-1][0].strip() if numbers else None
 
 
@@ -147,13 +160,22 @@ def final_answer(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
     line = final_line(reply, marker)
     if line is None:
         return None
-    line = line[:MAX_ANSWER] if len(line) > MAX_ANSWER else line
-    line = _POLITENESS.sub("", line).rstrip(MARKUP + ".")
-    formulas = _FORMULA.findall(line)
-    if formulas and not re.match(r"[*_ ]*(?:\$|\\\(|\\\[)", line):
-        return next(filter(None, formulas[-1]))
+    line = _POLITENESS.sub("", line[:MAX_ANSWER]).rstrip(MARKUP + ".")
+    formulas = list(_FORMULA.finditer(line))
+    if formulas and formulas[0].start() == 0:
+        # A unit may follow, or the next sentence.
+        return _inner(formulas[0]) if line[formulas[0].end() :].startswith(". ") else line
+    statement = _IS.match(line)
+    if formulas and (statement is None or formulas[-1].end() > statement.end()):
+        return _inner(formulas[-1])
+    if formulas and statement is not None:
+        line = statement[1]
     sentence = _SENTENCE.match(line)
     return sentence[1] if sentence else line
+
+
+def _inner(formula: re.Match[str]) -> str:
+    return next(filter(None, formula.groups()))
 
 
 def letter(reply: str) -> str | None:

@@ -156,6 +156,8 @@ def normalize_latex(answer: str) -> str | None:
 def _normalize_once(answer: str) -> str:
     answer = _SIGN.sub(lambda match: _SIGNS[match[0]], answer)
     answer = _without_dollars(answer).strip()
+    if "\\begin" not in answer:  # where \\ begins no row, it is a command escaped twice
+        answer = re.sub(r"\\\\(?=[A-Za-z])", r"\\", answer)
     if match := _EMPHASIS.fullmatch(answer):
         answer = match[2]
     for pattern, replacement in _RULES:
