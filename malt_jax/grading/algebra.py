@@ -44,7 +44,7 @@ _TOO_MUCH = re.compile(
     r"|[0-9]{4} ?!|[!)\]}] ?!"  # factorials of much, or of anything but a number or a letter
     r"|\\(?:prod|sum|int|lim)[^0-9]*[0-9]{5}"
     r"|[0-9)}\]] ?_"  # bases, which it drops
-    r"|__|[;`#@\"]|\\(?:input|write|def|let|csname|catcode|operatorname)(?![a-z])"
+    r"|__|[;'`#@\"]|\\(?:input|write|def|let|csname|catcode|operatorname)(?![a-z])"
 )
 
 logger = logging.getLogger(__name__)

@@ -152,6 +152,8 @@ _MODULO = re.compile(
     r"|\(? ?(?:\\text ?\{)? ?\(?\\?(?<!b)mod ?\}? ?(\d+) ?\)?)",
     re.DOTALL,
 )
+_SET_BUILDER = re.compile(r"([a-zA-Z])(?: ?\\in ?\\mathbb\{R\})? ?(?:\\mid|\\colon|:|\|) ?(.*)")
+_SQUARE_METRES = re.compile(r"(.*[0-9}]) (m ?\^ ?\{? ?[23] ?\}?)")
 _DEGREES = re.compile(r"(.*[^\s]) ?\^ ?\\circ ?(?:\\text ?\{ ?[CF]? ?\}|[CF])?", re.DOTALL)
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _SCALE = re.compile(rf"(.*[0-9]) ?(?:\\text ?\{{ ?)?({'|'.join(SCALES)})\b ?([A-Za-z ]*)\}}?")
@@ -407,6 +409,10 @@ def _read_bracketed(latex: str, depth: int) -> Answer | None:
     if opening == "\\{" and closing == "\\}":
         if not inner:
             return Words("\\emptyset")
+        if built := _SET_BUILDER.fullmatch(inner):
+            condition = _read(built[2], depth + 1)
+            right_name = isinstance(condition, Named) and condition.name == built[1]
+            return condition if right_name else Opaque(latex)
         if re.search(r"\\mid|\\colon|(?<!\|)\|[^|]*$|:", inner):
             return Opaque(latex)
         return Parts("set", _items(inner, depth))
@@ -511,6 +517,8 @@ def _read_quantity(latex: str) -> Answer:
         named = canonical_unit(match[2] + (match[3] or ""))
         if named:
             value, unit = match[1].strip(), unit or named
+    elif match := _SQUARE_METRES.fullmatch(value):
+        value, unit = match[1], canonical_unit(match[2]) or ""
     elif match := _TRAILING_WORDS.fullmatch(value):
         words = match[2]
         bare = re.sub(r"[^A-Za-z ].*", "", words).strip()
@@ -660,6 +668,11 @@ def _same_quantity(a: Quantity, b: Quantity) -> bool | None:
 
 
 def _same_parts(a: Parts, b: Parts) -> bool | None:
+    for one, other in ((a, b), (b, a)):
+        # x = 1, y = 2 as the point (1, 2)
+        named = {item.name: item.value for item in one.items if isinstance(item, Named)}
+        if other.kind == "()" and one.kind == "list" and len(named) == len(one.items):
+            return same(Parts("()", tuple(named[name] for name in sorted(named))), other)
     unordered = {"set", "list", "union"}
     if a.kind != b.kind and not (a.kind in unordered and b.kind in unordered):
         return False

@@ -559,7 +559,12 @@ class _Evaluator:
             if not 0 <= k <= n or n > MAX_FACTORIAL:
                 raise TooLarge("a binomial coefficient out of bounds")
             return Fraction(math.comb(int(n), int(k)))
-        raise Unreadable("a binomial coefficient of other than integers")
+        if not isinstance(k, Fraction) or k.denominator != 1 or not 0 <= k <= 50:
+            raise Unreadable("a binomial coefficient of other than integers")
+        product: Number = Fraction(1)
+        for i in range(int(k)):
+            product = self.checked(self.times(product, self.minus(n, Fraction(i))))
+        return self.divided(product, Fraction(math.factorial(int(k))))
 
     def call(self, name: str, argument: Number) -> Number:
         value = self.inexact(argument)

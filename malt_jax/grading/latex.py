@@ -97,7 +97,7 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"\\(?:color|textcolor) ?\{[a-zA-Z]{1,20}\}", ""),
         (r"\\mathbb ?\{? ?([A-Z]) ?\}?", r"\\mathbb{\1}"),
         (r"\{ ?([^{}]{1,50}?) ?\\choose ?([^{}]{1,50}?) ?\}", r"\\binom{\1}{\2}"),
-        (r"\\text ?\{\s*(-?[0-9.,]+|[ ]*)\s*\}", r" \1 "),
+        (r"\\text ?\{\s*(-?[0-9.,]+|-?\\infty|[ ]*)\s*\}", r" \1 "),
         (r"\\[dtc]frac" + _COMMAND_END, r"\\frac"),
         (r"\\[dt]binom" + _COMMAND_END, r"\\binom"),
         (r"\\frac ?([0-9])(?=[ 0-9{\\a-zA-Z])", r"\\frac{\1}"),

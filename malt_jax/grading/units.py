@@ -84,6 +84,7 @@ def canonical_unit(text: str) -> str | None:
         return None
     if text in _NAMES:
         return _NAMES[text]
+    text = text.removeprefix("/")
     if "/" in text:
         parts = [canonical_unit(part) for part in text.split("/")]
         return "/".join(part for part in parts if part) if all(parts) else None
