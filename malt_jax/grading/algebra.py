@@ -44,6 +44,7 @@ _TOO_MUCH = re.compile(
     r"|[0-9]{4} ?!|[!)\]}] ?!"  # factorials of much, or of anything but a number or a letter
     r"|\\(?:prod|sum|int|lim)[^0-9]*[0-9]{5}"
     r"|[0-9)}\]] ?_"  # bases, which it drops
+    r"|(?<![A-Za-z])(?:and|or)(?![A-Za-z])"  # which are commas to it
     r"|__|[;'`#@\"]|\\(?:input|write|def|let|csname|catcode|operatorname)(?![a-z])"
 )
 
@@ -70,7 +71,7 @@ def _equal(a: str, b: str) -> bool:
 
 
 def is_bounded(latex: str) -> bool:
-    """Whether an answer is small enough to be worth a computer algebra system's time."""
+    """Whether an answer is small, and of what math-verify is known to read as it is meant."""
     if len(latex) > MAX_LENGTH or latex.count("^") > _MAX_POWERS or _TOO_MUCH.search(latex):
         return False
     depth = deepest = 0

@@ -675,7 +675,8 @@ def _same_parts(a: Parts, b: Parts) -> bool | None:
             return same(Parts("()", tuple(named[name] for name in sorted(named))), other)
     unordered = {"set", "list", "union"}
     if a.kind != b.kind and not (a.kind in unordered and b.kind in unordered):
-        return False
+        # One interval may be written as a union.
+        return None if "union" in (a.kind, b.kind) else False
     if len(a.items) != len(b.items):
         # Unions and sets may be written with more parts than they need: {1} u {2, 3}.
         return None if "union" in (a.kind, b.kind) else False
