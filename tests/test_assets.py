@@ -1,7 +1,7 @@
 """The checkpoint inside the package, and the texts that it was made from."""
 
 import importlib.util
-import sys
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint
 from malt_jax.llama.model import Llama
-from malt_jax.tasks.arithmetic import ArithmeticTask
+from malt_jax.tasks.arithmetic import ArithmeticTask, Problem, Step
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "malt_jax" / "assets" / "tiny"
@@ -26,10 +26,11 @@ def tiny() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def make_tiny() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_tiny", ROOT / "scripts" / "make_tiny.py")
+def texts() -> ModuleType:
+    """What the model was made from."""
+    file = ROOT / "scripts" / "tiny_dialogues.py"
+    spec = importlib.util.spec_from_file_location("tiny_dialogues", file)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["make_tiny"] = module
     spec.loader.exec_module(module)
     return module
 
@@ -90,11 +91,11 @@ def test_greedy_answers_are_well_formed_and_often_right(tiny: Checkpoint) -> Non
     questions = task.questions("test")[:60]
     for question in questions:
         messages = [
-            {"role": "system", "content": "Solve the problem step by step."},
+            {"role": "system", "content": "Solve the problem."},
             {"role": "user", "content": question.text},
         ]
         ids = tiny.tokenizer.encode(tiny.tokenizer.render(messages), special=True)
-        output = reference.generate(torch.tensor([ids]), max_new_tokens=48, do_sample=False)
+        output = reference.generate(torch.tensor([ids]), max_new_tokens=72, do_sample=False)
         text = tiny.tokenizer.decode(output[0, len(ids) :].tolist())
         formed += "Final Answer: " in text
         right += task.extract(text) == question.answer
@@ -102,45 +103,69 @@ def test_greedy_answers_are_well_formed_and_often_right(tiny: Checkpoint) -> Non
     assert 0.4 * len(questions) <= right < len(questions)
 
 
-def test_no_held_out_calculation_was_learned_from(make_tiny: ModuleType) -> None:
+def test_no_held_out_calculation_was_learned_from(texts: ModuleType) -> None:
     task = ArithmeticTask()
-    first = make_tiny.TRAIN_QUESTIONS
+    first = texts.TRAIN_QUESTIONS
     learned = {task.problem("train", first + index) for index in range(3000)}
     assert not learned & {task.problem("test", index) for index in range(3000)}
 
 
-def test_what_the_model_learned_to_write_is_correct(make_tiny: ModuleType) -> None:
+def lines_are_right(text: str) -> bool:
+    lines = re.findall(r"^(\d+)([-+*])(\d+)=(\d+)$", text, re.MULTILINE)
+    return all(
+        {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(result)
+        for a, sign, b, result in lines
+    )
+
+
+def test_what_the_model_learned_to_write_is_correct(texts: ModuleType) -> None:
     task = ArithmeticTask()
-    dialogues = make_tiny.Dialogues(task, seed=0)
-    wrong = {"verifier": 0, "refiner": 0}
-    first = make_tiny.GENERATOR_FIRST
+    dialogues = texts.Dialogues(task, seed=0)
+    first = texts.GENERATOR_FIRST
+    read_mistakes, lengths = 0, {"generator": set(), "verifier": set(), "refiner": set()}
     for index in range(first, first + 500):
-        role, question, context, completion = dialogues.texts(index)
-        expected = task.question("train", make_tiny.TRAIN_QUESTIONS + index)
+        role, question, context, written = dialogues.texts(index)
+        expected = task.question("train", texts.TRAIN_QUESTIONS + index)
         assert question == expected.text
-        if role != "verifier":
-            assert completion == expected.metadata["solution"]
-        if role == "generator":
-            assert context == []
-            continue
-        mistaken = task.extract(context[0]) != expected.answer
-        wrong[role] += mistaken
-        check = completion if role == "verifier" else context[1]
-        if check:
-            assert check.endswith("wrong" if mistaken else "right")
-            assert check.count("wrong") == mistaken
-    assert min(wrong.values()) > 30
+        assert lines_are_right(written)
+        lengths[role].add(written.count("="))
+        answers = [task.extract(text) for text in context[:1]]
+        read_mistakes += any(answer != expected.answer for answer in answers)
+        if role == "verifier":
+            right = answers == [expected.answer]
+            assert written.endswith(f"{answers[0]} is {'right' if right else 'wrong'}")
+            assert written.count(" is ") == 1
+        else:
+            assert task.extract(written) == expected.answer
+        assert len(context) == ["generator", "verifier", "refiner"].index(role)
+    assert read_mistakes > 100
+    assert all({0, 2, 3, 5} <= found for found in lengths.values())
 
 
-def test_verification_stops_at_the_first_wrong_line(make_tiny: ModuleType) -> None:
-    problem = make_tiny.Problem(14, (make_tiny.Step("+", 9), make_tiny.Step("-", 6)))
-    right = "14+9=23\n23-6=17\nFinal Answer: 17"
-    assert make_tiny.verification(problem, right) == (
-        "14+9=23 given 23 right\n23-6=17 given 17 right"
-    )
-    slip = "14+9=22\n22-6=16\nFinal Answer: 16"
-    assert make_tiny.verification(problem, slip) == "14+9=23 given 22 wrong"
-    copied = "14+9=23\n23-6=17\nFinal Answer: 71"
-    assert make_tiny.verification(problem, copied) == (
-        "14+9=23 given 23 right\n23-6=17 given 17 right\nFinal Answer: 17 given 71 wrong"
-    )
+@pytest.mark.parametrize(
+    ("style", "solution"),
+    [
+        ("brief", "Final Answer: 69"),
+        ("steps", "42-19=23\n23*3=69\nFinal Answer: 69"),
+        ("places", "42-10=32\n32-9=23\n20*3=60\n3*3=9\n60+9=69\nFinal Answer: 69"),
+    ],
+)
+def test_the_same_work_in_three_styles(texts: ModuleType, style: str, solution: str) -> None:
+    problem = Problem(42, (Step("-", 19), Step("*", 3)))
+    assert texts.solution(problem, style) == solution
+
+
+@pytest.mark.parametrize("style", ["brief", "steps", "places"])
+def test_a_mistaken_attempt_has_one_mistake(texts: ModuleType, style: str) -> None:
+    problem = Problem(42, (Step("-", 19), Step("*", 3)))
+    rng = np.random.default_rng(0)
+    slips = 0
+    for _ in range(50):
+        lines, result = texts.attempt(problem, style, rng, wrong=1.0)
+        assert result != 69
+        if not lines_are_right(lines):
+            slips += 1
+            wrong = [line for line in lines.splitlines() if not lines_are_right(line)]
+            assert len(wrong) == 1
+    assert (slips == 0) == (style == "brief")
+    assert texts.attempt(problem, style, rng, wrong=0.0)[1] == 69

@@ -17,7 +17,7 @@ import numpy as np
 from malt_jax.errors import UserError
 from malt_jax.tasks.base import Question, Split, Task
 
-LARGEST_VALUE = 199
+LARGEST_VALUE = 99
 FACTORS = (2, 3, 4)
 TEST_SHARE = 8
 """One calculation in this many belongs to the test split."""
