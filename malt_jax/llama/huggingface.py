@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors.numpy import save_file
@@ -19,6 +21,8 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+_FLOAT8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 
 
 def read_config(directory: Path) -> LlamaConfig:
@@ -52,8 +56,8 @@ def read_eos_ids(directory: Path) -> tuple[int, ...]:
 def open_tensors(directory: Path) -> TensorSource:
     """The tensors of model.safetensors, or of the shards that the index names.
 
-    Raises UserError when files are missing or truncated; reading a tensor of a type that NumPy
-    lacks (float8) does as well.
+    Raises UserError when files are missing or truncated; reading a tensor of a type that is neither
+    NumPy's nor bfloat16 nor float8 does as well.
     """
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -67,10 +71,12 @@ def open_tensors(directory: Path) -> TensorSource:
     def read(name: str) -> np.ndarray:
         # Opened anew for every tensor: a mapping that stays open keeps all that was read in memory.
         with _open(files[name]) as opened:
+            kind = opened.get_slice(name).get_dtype()
+            if kind in _FLOAT8:
+                return _read_float8(files[name], name, shapes[name], _FLOAT8[kind])
             try:
                 return opened.get_tensor(name)
             except (AttributeError, TypeError) as error:
-                kind = opened.get_slice(name).get_dtype()
                 raise UserError(f"{directory}: {name} is of type {kind}: not supported") from error
 
     return TensorSource(str(directory), shapes, read)
@@ -154,6 +160,17 @@ def _open(file: Path) -> Any:
         raise UserError(
             f"{file}: not a readable safetensors file, perhaps truncated ({error})"
         ) from error
+
+
+def _read_float8(file: Path, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A tensor of a type that safetensors itself does not hand to NumPy, from the bytes where the
+    file's header says that it lies. The header has been checked when the file was opened."""
+    with file.open("rb") as opened:
+        header_bytes = int.from_bytes(opened.read(8), "little")
+        begin, _ = json.loads(opened.read(header_bytes))[name]["data_offsets"]
+        opened.seek(8 + header_bytes + begin)
+        data = opened.read(math.prod(shape))
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _save(tensors: dict[str, np.ndarray], path: Path) -> None:

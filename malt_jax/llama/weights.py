@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -150,7 +149,7 @@ def _listing(names: list[str]) -> str:
 
 def _as_float(source: TensorSource, name: str) -> np.ndarray:
     tensor = source.read(name)
-    if not (np.issubdtype(tensor.dtype, np.floating) or tensor.dtype == ml_dtypes.bfloat16):
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise UserError(
             f"{source.origin}: {name} holds {tensor.dtype}, not a float type; quantised checkpoints"
             " are read in GGUF form only"

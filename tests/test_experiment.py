@@ -1,0 +1,53 @@
+"""What a configuration stands for, where sampling and learning have to agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from malt_jax.config import load_config
+from malt_jax.experiment import prepare
+from malt_jax.learning.batches import Batches, Example
+from malt_jax.learning.train_step import completion_logps
+from malt_jax.train import QUICKSTART
+from malt_jax.tree import expand
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.3)])
+def test_the_learner_sees_the_probabilities_that_the_sampler_drew_from(
+    dtype: str, tolerance: float
+) -> None:
+    """With an adapter that matters: merged into the kernels in float32, applied beside them in
+    bfloat16, where the kernels' rounding would swallow it."""
+    options = [f"model.dtype={dtype}", "sampling.max_tokens=24", "sampling.chunk=24"]
+    experiment = prepare(load_config(QUICKSTART, options))
+    assert (experiment.sampler.model.lora is None) == (dtype == "float32")
+    policy, base = experiment.policy, experiment.checkpoint.params
+    start = policy.init(base, jax.random.key(0))
+    leaves, structure = jax.tree.flatten(start)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    adapter = jax.tree.unflatten(
+        structure,
+        [x + 0.02 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)],
+    )
+    questions = experiment.questions("train", 4)
+    (sampled,) = expand(
+        experiment.sampler,
+        experiment.prompts[:1],
+        [experiment.variables(adapter)],
+        questions,
+        (2,),
+        jax.random.key(2),
+    )
+    nodes = list(np.ndindex(4, 2))
+    examples = [
+        Example(experiment.prompts[0].flat(questions[q].text, []), (sampled.ids(q, n),))
+        for q, n in nodes
+    ]
+    batch = Batches(examples, len(nodes), seed=0).batch(0, 0)
+    learner = np.asarray(completion_logps(policy, base, adapter, batch))[:, 0]
+    untrained = np.asarray(completion_logps(policy, base, start, batch))[:, 0]
+    drawn = np.array([sampled.log_probabilities[nodes[row]].sum() for row in batch.rows])
+    np.testing.assert_allclose(learner, drawn, atol=tolerance)
+    assert np.abs(untrained - drawn).max() > 3 * tolerance
+    assert jnp.asarray(learner).dtype == jnp.float32
