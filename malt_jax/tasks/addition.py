@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 
 from malt_jax.errors import UserError
 from malt_jax.tasks.base import Question, Split, Task
+from malt_jax.tasks.generated import GeneratedQuestions
 
 TRAIN_QUESTIONS = 100_000
 TEST_QUESTIONS = 20_000
@@ -69,7 +70,8 @@ class AdditionTask(Task):
         self._addends = (min_addends, max_addends + 1)
 
     def questions(self, split: Split) -> Sequence[Question]:
-        return _Questions(self, split)
+        count = TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS
+        return GeneratedQuestions(functools.partial(self.question, split), count)
 
     def question(self, split: Split, index: int) -> Question:
         """The question at an index of a split; the same on every machine."""
@@ -85,27 +87,6 @@ class AdditionTask(Task):
             answer=str(sum(addends)),
             metadata={"addends": " ".join(map(str, addends))},
         )
-
-
-class _Questions(Sequence[Question]):
-    """A split as a sequence whose questions are made when they are looked at."""
-
-    def __init__(self, task: AdditionTask, split: Split) -> None:
-        self._task = task
-        self._split: Split = split
-        self._indices = range(TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Question: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Question]: ...
-    def __getitem__(self, index: int | slice) -> Question | Sequence[Question]:
-        if isinstance(index, slice):
-            return [self._task.question(self._split, i) for i in self._indices[index]]
-        return self._task.question(self._split, self._indices[index])
 
 
 def _split(addends: Sequence[int]) -> Split:

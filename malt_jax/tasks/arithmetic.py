@@ -7,15 +7,16 @@ calculation occurs in no training question, under whatever names and words.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 
 from malt_jax.errors import UserError
 from malt_jax.tasks.base import Question, Split, Task
+from malt_jax.tasks.generated import GeneratedQuestions
 
 LARGEST_VALUE = 99
 FACTORS = (2, 3, 4)
@@ -110,7 +111,8 @@ class ArithmeticTask(Task):
         self.max_steps = max_steps
 
     def questions(self, split: Split) -> Sequence[Question]:
-        return _Questions(self, split)
+        count = TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS
+        return GeneratedQuestions(functools.partial(self.question, split), count)
 
     def question(self, split: Split, index: int) -> Question:
         """The question at an index of a split; the same on every machine and in every version."""
@@ -133,27 +135,6 @@ class ArithmeticTask(Task):
             problem = _draw_problem(rng, int(rng.integers(self.min_steps, self.max_steps + 1)))
             if problem.split == split:
                 return problem, rng
-
-
-class _Questions(Sequence[Question]):
-    """A split as a sequence whose questions are made when they are looked at."""
-
-    def __init__(self, task: ArithmeticTask, split: Split) -> None:
-        self._task = task
-        self._split: Split = split
-        self._indices = range(TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Question: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Question]: ...
-    def __getitem__(self, index: int | slice) -> Question | Sequence[Question]:
-        if isinstance(index, slice):
-            return [self._task.question(self._split, i) for i in self._indices[index]]
-        return self._task.question(self._split, self._indices[index])
 
 
 def _draw_problem(rng: np.random.Generator, length: int) -> Problem:
