@@ -28,7 +28,7 @@ def test_the_learner_sees_the_probabilities_that_the_sampler_drew_from(
     keys = jax.random.split(jax.random.key(1), len(leaves))
     adapter = jax.tree.unflatten(
         structure,
-        [x + 0.02 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)],
+        [x + 0.06 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)],
     )
     questions = experiment.questions("train", 4)
     (sampled,) = expand(
@@ -49,5 +49,5 @@ def test_the_learner_sees_the_probabilities_that_the_sampler_drew_from(
     untrained = np.asarray(completion_logps(policy, base, start, batch))[:, 0]
     drawn = np.array([sampled.log_probabilities[nodes[row]].sum() for row in batch.rows])
     np.testing.assert_allclose(learner, drawn, atol=tolerance)
-    assert np.abs(untrained - drawn).max() > 3 * tolerance
+    assert np.abs(untrained - drawn).max() > 3 * np.abs(learner - drawn).max()
     assert jnp.asarray(learner).dtype == jnp.float32

@@ -10,7 +10,7 @@ from malt_jax.learning.batches import MAX_SHAPES, Batches, Example, within_limit
 
 def rows_of(lengths: list[tuple[int, int]], completions: int = 1) -> list[Example]:
     return [
-        Example([7] * prompt, tuple([i + 1] * completion for _ in range(completions)))
+        Example([i] * prompt, tuple([i + 1] * completion for _ in range(completions)))
         for i, (prompt, completion) in enumerate(lengths)
     ]
 
