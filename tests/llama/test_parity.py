@@ -160,7 +160,7 @@ def test_the_sampler_decodes_smollm2_greedily_as_transformers_does(
     model, filters = Llama(smollm2.config), Filters.create(0.0)
     sampler = Sampler(model, filters, tokenizer.stop_ids, max_tokens=24, chunk=24)
     variables, ids = {"params": smollm2.params}, np.arange(len(prompts))
-    ours = sampler.sample(variables, [prompts], (1,), ids, jax.random.key(0))
+    ours = sampler.sample(variables, [[()], prompts], (1,), ids, jax.random.key(0))
     for row, prompt in enumerate(prompts):
         theirs = torch_greedy(smollm2_torch, prompt, 24, tokenizer.stop_ids)
         assert ours.ids(row, 0) == theirs, PROMPTS[row]
