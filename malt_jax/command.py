@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-
 from malt_jax.errors import UserError
 
 
@@ -18,7 +16,8 @@ def command(main: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("absl").setLevel(logging.WARNING)
     logging.getLogger("jax").setLevel(logging.WARNING)
-    _keep_compiled_programs()
+    if "jax" in sys.modules:  # commands that use no JAX do not wait for its import
+        _keep_compiled_programs()
     try:
         main()
     except UserError as error:
@@ -31,6 +30,8 @@ def command(main: Callable[[], None]) -> None:
 
 def _keep_compiled_programs() -> None:
     """Compiled programs are kept for the next run, unless JAX's own variable says where or not."""
+    import jax
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "malt_jax" / "programs"))
