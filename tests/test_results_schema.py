@@ -15,7 +15,7 @@ from malt_jax.evaluation import SYSTEMS
 
 SCHEMA = json.loads((Path(malt_jax.__file__).parent / "results_schema.json").read_text())
 DOCUMENT = Path(__file__).parent.parent / "docs" / "results-schema.md"
-SYSTEM = {
+SYSTEM: dict[str, Any] = {
     "accuracy": 0.5,
     "ci95": [0.4, 0.6],
     "questions": 100,
@@ -38,6 +38,56 @@ RESULTS: dict[str, Any] = {
 }
 
 
+RIGHT = {"accuracy": 0.5, "ci95": [0.4, 0.6]}
+EVALUATION: dict[str, Any] = {
+    **{field: content for field, content in RESULTS.items() if field != "rounds"},
+    "trained_on": "addition",
+    "systems": {
+        "sa": {
+            **SYSTEM,
+            "prompt_tokens": 80.0,
+            "seconds": 0.2,
+            "paper_protocol": {"mean": 0.5, "std": 0.02, "subsets": 4, "size": 100},
+        },
+        "sa+mv@9": {**SYSTEM, "prompt_tokens": 720, "seconds": None, "paper_protocol": None},
+        "malt+mv": SYSTEM,
+        "malt-until-verifier+mv": SYSTEM,
+        "malt-without-fact_checker": SYSTEM,
+        "debate": SYSTEM,
+    },
+    "comparisons": {
+        "malt+mv - debate": {"difference": 0.1, "ci95": [0.0, 0.2]},
+        "sa+mv@9 - sa": {
+            "difference": 0.1,
+            "ci95": [0.0, 0.2],
+            "mcnemar_p": 0.01,
+            "mcnemar_p_holm": 0.05,
+        },
+    },
+    "turns": {"malt+mv": {"generator": RIGHT, "refiner": RIGHT}},
+    "transitions": {
+        name: {
+            "wrong_to_right": 0.2,
+            "wrong_to_right_ci95": [0.1, 0.3],
+            "right_to_wrong": 0.0,
+            "right_to_wrong_ci95": [0.0, 0.1],
+        }
+        for name in ("sa -> malt+mv", "malt: generator -> refiner")
+    },
+    "groups": {"level": {"Level 5": {"sa": {**RIGHT, "questions": 7}}}},
+    "pass_at_k": {"sa": {"1": 0.5, "3": 0.7}},
+    "values": {
+        "generator": {
+            "nodes": 21,
+            "leaves": 9,
+            "label_doubt": 0.1,
+            "standard_error": None,
+            "paper_epsilon": 1.2,
+        }
+    },
+}
+
+
 def valid(results: Any) -> bool:
     return jsonschema.Draft202012Validator(SCHEMA).is_valid(results)
 
@@ -45,6 +95,7 @@ def valid(results: Any) -> bool:
 def test_good_results_pass() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(RESULTS, SCHEMA)
+    jsonschema.validate(EVALUATION, SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +122,43 @@ def test_bad_results_do_not(damage: Callable[[Any], Any]) -> None:
     assert not valid(results)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda r: r["systems"].update({"sa+mv@0": SYSTEM}),
+        lambda r: r["systems"].update({"malt-until": SYSTEM}),
+        lambda r: r["systems"].pop("sa"),
+        lambda r: r["systems"]["sa"]["paper_protocol"].pop("std"),
+        lambda r: r["comparisons"].update({"debate - ma": {"difference": 0, "ci95": [0, 0]}}),
+        lambda r: r["comparisons"]["sa+mv@9 - sa"].pop("mcnemar_p"),
+        lambda r: r["turns"].update(judge={"generator": RIGHT}),
+        lambda r: r["turns"]["malt+mv"].update(refiner=0.5),
+        lambda r: r["transitions"].update({"sa": r["transitions"]["sa -> malt+mv"]}),
+        lambda r: r["groups"]["level"]["Level 5"].update(sa=RIGHT),
+        lambda r: r["pass_at_k"]["sa"].update({"0": 0.0}),
+        lambda r: r["pass_at_k"]["sa"].update({"2": 1.1}),
+        lambda r: r["values"]["generator"].update(leaves=0),
+    ],
+)
+def test_bad_evaluations_do_not(damage: Callable[[Any], Any]) -> None:
+    results = copy.deepcopy(EVALUATION)
+    damage(results)
+    assert not valid(results)
+
+
+def fields_of(schema: Any) -> set[str]:
+    """The names of all properties, however deep."""
+    if isinstance(schema, list):
+        return set[str]().union(*map(fields_of, schema))
+    if not isinstance(schema, dict):
+        return set()
+    return set(schema.get("properties", ())).union(*map(fields_of, schema.values()))
+
+
 def test_every_field_is_documented() -> None:
     document = DOCUMENT.read_text()
-    definitions = SCHEMA["$defs"]
-    fields = {*SCHEMA["properties"], "rows", "pairs"}
-    fields |= {*definitions["system"]["properties"], *definitions["comparison"]["properties"]}
+    fields = fields_of(SCHEMA)
+    assert {"systems", "mcnemar_p_holm", "paper_epsilon"} <= fields
     fields |= {name.removesuffix("+mv") for name in SYSTEMS}
     documented = set(re.findall(r"`([^`]+)`", document))
     assert fields <= documented, fields - documented
