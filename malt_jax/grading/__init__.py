@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from typing import Literal, get_args
 
-from malt_jax.grading import algebra, answers, extraction
+from malt_jax.grading import algebra, answer_equality, extraction
 from malt_jax.grading.extraction import MAX_ANSWER, MAX_REPLY, last_boxed
 from malt_jax.grading.latex import normalize_latex
 from malt_jax.grading.rationals import format_number, parse_number
@@ -78,5 +78,5 @@ def equal(kind: Kind, a: str, b: str) -> bool:
 
 @lru_cache(maxsize=100_000)
 def _equal_latex(a: str, b: str) -> bool:
-    verdict = answers.equal(a, b)
+    verdict = answer_equality.equal(a, b)
     return algebra.equal(a, b) if verdict is None else verdict

@@ -3,7 +3,7 @@
 The rules undo what authors vary and what says nothing: spaces, \\left and \\right, \\dfrac, short
 fractions, Unicode signs, Markdown, thousands separators, a final point. Rational numbers get their
 canonical text. Units, names of variables and the order of parts stay: they are for
-`malt_jax.grading.answers` to judge.
+`malt_jax.grading.answer_equality` to judge.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _normalize_once(answer: str) -> str:
     answer = answer.strip()
     if match := _LEAD_IN.match(answer):
         answer = answer[match.end() :]
-    if (match := _BOXED.fullmatch(answer)) and _balanced(match[1]):
+    if (match := _BOXED.fullmatch(answer)) and is_balanced(match[1]):
         answer = match[1].strip()
     answer = re.sub(r"^(?:=|\\approx(?![a-z])) ?", "", answer)
     if not answer.endswith("..."):
@@ -188,12 +188,13 @@ def _without_dollars(answer: str) -> str:
 
 
 def _without_outer_braces(answer: str) -> str:
-    if answer.startswith("{") and answer.endswith("}") and _balanced(answer[1:-1]):
+    if answer.startswith("{") and answer.endswith("}") and is_balanced(answer[1:-1]):
         return answer[1:-1].strip()
     return answer
 
 
-def _balanced(text: str) -> bool:
+def is_balanced(text: str) -> bool:
+    """Whether every brace has its partner."""
     depth = 0
     for brace in re.findall(r"\\.|[{}]", text):
         depth += {"{": 1, "}": -1}.get(brace, 0)
@@ -213,3 +214,14 @@ def _rational(text: str) -> Fraction | None:
         return None
     value = Fraction(int(numerator), int(denominator)) + int(whole or 0)
     return -value if sign else value
+
+
+def text_content(latex: str) -> str | None:
+    """What a single \\text{...} around everything holds."""
+    match = re.fullmatch(r"\\text ?\{([^{}]*)\}", latex)
+    return match[1].strip() if match else None
+
+
+def plain(latex: str) -> str:
+    """Without \\text around its words, and without spaces that could be anywhere."""
+    return re.sub(r"\s+", "", re.sub(r"\\text ?\{([^{}]*)\}", r"\1", latex))

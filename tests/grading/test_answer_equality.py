@@ -1,0 +1,20 @@
+"""What structure and value can tell, and what they leave open."""
+
+import pytest
+
+from malt_jax.grading.answer_equality import equal
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        (r"\sum_{k=1}^3 k", "6", None),
+        (r"(0,1) \cup [1,2)", r"(0,2)", None),
+        ("5 cm", "5 m", False),
+        ("x=5", "5", True),
+        ("1}{1", "1", False),
+    ],
+)
+def test_what_structure_and_value_can_tell(a: str, b: str, verdict: bool | None):
+    assert equal(a, b) is verdict
+    assert equal(b, a) is verdict
