@@ -15,6 +15,7 @@ from malt_jax import grading
 from malt_jax.command import command
 from malt_jax.errors import UserError
 from malt_jax.grading import algebra, extraction
+from malt_jax.json_lines import read_json_lines
 from malt_jax.runs.directory import write_atomically
 
 KINDS = ("answer", "text", "letter")
@@ -87,23 +88,13 @@ def _judge_letter(gold: str, prediction: str) -> tuple[bool, str | None]:
 
 def _rows(path: Path) -> Iterator[Mapping[str, str]]:
     try:
-        lines = path.read_bytes().split(b"\n")
+        for place, row in read_json_lines(path):
+            yield _checked(place, row)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _row(f"{path}:{number}", line)
 
 
-def _row(place: str, line: bytes) -> Mapping[str, str]:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place}: not UTF-8 text: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not valid JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: expected a JSON object with kind, gold and prediction")
+def _checked(place: str, row: Mapping[str, Any]) -> Mapping[str, str]:
     for field in ("kind", "gold", "prediction"):
         if field not in row:
             raise UserError(f"{place}: field {field!r} is missing")

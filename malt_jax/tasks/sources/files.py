@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 
 from malt_jax.errors import UserError
-from malt_jax.tasks.row import Row, shorten
+from malt_jax.json_lines import read_json_lines
+from malt_jax.tasks.row import Row
 
 
 def matching(pattern: str) -> list[Path]:
@@ -32,28 +32,15 @@ def read(pattern: str, field: str) -> Iterator[Row]:
         raise UserError(f"{field}={pattern}: there are no such files; put the questions there")
     for path in paths:
         try:
-            yield from _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
+            if path.suffix == ".parquet":
+                yield from _read_parquet(path)
+            else:
+                yield from (Row(*row) for row in read_json_lines(path))
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be read ({error.strerror or error}); put the questions there as"
                 f" JSON Lines or Parquet, or name another file with {field}=FILE"
             ) from error
-
-
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        place = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{place}: not UTF-8 text: {error}") from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{place}: not valid JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise UserError(f"{place}: expected a JSON object, got {shorten(fields)}")
-        yield Row(place, fields)
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
