@@ -13,13 +13,14 @@ import shlex
 import sys
 from typing import Any
 
+# Batch runs a script as root; whether HOME is set is not documented, so the script sets it.
 SCRIPT = """\
 set -euo pipefail
 export HOME=/root
 mkdir -p "$HOME/malt"
 cp {folder}/* "$HOME/malt/"
 bash "$HOME/malt/worker.sh" install {install}
-exec bash "$HOME/malt/worker.sh" train {train}
+exec bash "$HOME/malt/worker.sh" train {run_dir} "$HOME"/malt/{config} {overrides}
 """
 
 USER_ERROR = 2
@@ -31,13 +32,9 @@ def job(options: argparse.Namespace) -> dict[str, Any]:
     script = SCRIPT.format(
         folder=shlex.quote(folder),
         install=shlex.join([options.package_id, options.package, options.extras]),
-        train=shlex.join(
-            [
-                f"{options.mount}/runs/{options.run}",
-                f"/root/malt/{options.run}.yaml",
-                *options.overrides,
-            ]
-        ),
+        run_dir=shlex.quote(f"{options.mount}/runs/{options.run}"),
+        config=shlex.quote(f"{options.run}.yaml"),
+        overrides=shlex.join(options.overrides),
     )
     task = {
         "runnables": [{"script": {"text": script}}],

@@ -19,10 +19,7 @@ Exit status: 0 created or there already, 75 no capacity now (try again later), 1
 TEXT
 }
 
-read_options "$@"
-no_arguments
-load_cluster
-need_gcloud
+begin "$@"
 require ACCELERATOR_TYPE '^[a-z0-9]+-[0-9]+$' 'a type such as v5litepod-16'
 require RUNTIME_VERSION '^[-a-z0-9.]+$' 'a runtime such as v2-alpha-tpuv5-lite'
 require VALID_UNTIL '^([0-9]+[smhd])?$' 'a duration such as 12h'

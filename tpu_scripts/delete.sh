@@ -14,10 +14,7 @@ TEXT
     common_options
 }
 
-read_options "$@"
-no_arguments
-load_cluster
-need_gcloud
+begin "$@"
 
 if [[ $dry_run == no ]]; then
     if [[ $QUEUED == yes ]]; then

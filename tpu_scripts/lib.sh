@@ -61,10 +61,6 @@ read_options() {
     done
 }
 
-no_arguments() {
-    ((${#arguments[@]} == 0)) || fail "no such option: ${arguments[0]} (see --help)"
-}
-
 readonly known_settings=" PROJECT ZONE NAME ACCELERATOR_TYPE RUNTIME_VERSION PROVISIONING QUEUED \
 VALID_UNTIL NETWORK SUBNETWORK SERVICE_ACCOUNT SHARED RUN CONFIG REVISION WHEEL EXTRAS \
 BATCH_MACHINE_TYPE BATCH_GPU BATCH_CUDA BATCH_MAX_HOURS BATCH_RETRIES "
@@ -154,6 +150,14 @@ confirm() {
 need_gcloud() {
     [[ $dry_run == yes ]] || command -v gcloud >/dev/null \
         || fail "gcloud is not there: https://cloud.google.com/sdk/docs/install"
+}
+
+# What a script without options of its own begins with.
+begin() {
+    read_options "$@"
+    ((${#arguments[@]} == 0)) || fail "no such option: ${arguments[0]} (see --help)"
+    load_cluster
+    need_gcloud
 }
 
 # describe KIND FIELD: a field of the TPU VM or of the queued resource; "NOT_FOUND" if there is none.

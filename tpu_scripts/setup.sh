@@ -15,10 +15,7 @@ TEXT
     common_options
 }
 
-read_options "$@"
-no_arguments
-load_cluster
-need_gcloud
+begin "$@"
 
 if [[ $SHARED == gs://* ]]; then
     # A finished stage is a renamed directory; only these buckets rename one as a whole.

@@ -133,7 +133,7 @@ def test_the_job_installs_and_trains(cloud: Cloud) -> None:
     install, train = [line.split("\0")[:-1] for line in done.stdout.splitlines()]
     assert install[0] == "install" and install[-1] == "cuda13,data"
     assert install[2].startswith("malt_jax-") and install[2].endswith(".tar.gz")
-    assert train == ["train", "/mnt/malt/runs/first", "/root/malt/first.yaml", *overrides]
+    assert train == ["train", "/mnt/malt/runs/first", f"{home}/malt/first.yaml", *overrides]
 
 
 def test_wrong_input_is_not_tried_again(cloud: Cloud) -> None:
