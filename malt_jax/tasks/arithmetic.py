@@ -86,7 +86,8 @@ class Problem:
 
     @property
     def solution(self) -> str:
-        """The worked solution in the form that the generator and the refiner write."""
+        """A worked solution, one line an operation: one of the styles in which replies are written
+        (scripts/tiny_dialogues.py has them all)."""
         lines = []
         value = self.start
         for step, result in zip(self.steps, self.values, strict=True):
