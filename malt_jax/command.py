@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from malt_jax.errors import UserError
+from malt_jax.errors import Stopped, UserError, outcome
 
 
 def command(main: Callable[[], None]) -> None:
-    """Runs a command; a UserError becomes its message on standard error and exit status 2."""
+    """Runs a command; errors for people become a message on standard error and an exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("absl").setLevel(logging.WARNING)
     logging.getLogger("jax").setLevel(logging.WARNING)
@@ -20,12 +20,10 @@ def command(main: Callable[[], None]) -> None:
         _keep_compiled_programs()
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; start the command again to go on", file=sys.stderr)
-        sys.exit(130)
+    except (UserError, Stopped, KeyboardInterrupt) as error:
+        message, status = outcome(error)
+        print(message, file=sys.stderr)
+        sys.exit(status)
 
 
 def _keep_compiled_programs() -> None:

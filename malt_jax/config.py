@@ -20,7 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 from malt_jax.errors import UserError
 from malt_jax.typed_values import ValueProblem, construct, describe_type, leaves, plain
 
+MESH_AXES = ("data", "fsdp", "tensor")
 LINEAR_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
+PLACE_SECTIONS = ("sampling_mesh", "learning_mesh", "processes")
+"""Sections that say where a run computes, not what: it may go on in another place."""
 
 
 def _option(default: Any, help: str) -> Any:
@@ -147,6 +150,9 @@ class LearningConfig:
     dpo_roles: tuple[str, ...] = _option(
         ("verifier", "refiner"), "roles that are trained on pairs after SFT"
     )
+    save_every: int = _option(
+        100, "updates after which a training stage saves its state, to go on there if interrupted"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +192,37 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh of devices; their product is the number of devices. null: chosen."""
+
+    data: int | None = _option(None, "copies of the weights, each with its part of a batch")
+    fsdp: int | None = _option(
+        None, "parts of a batch and of each weight, which is gathered when its layer is computed"
+    )
+    tensor: int | None = _option(
+        None, "parts of the heads, the feed-forward layers and the vocabulary; never gathered"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessesConfig:
+    """The processes that make a run together, one a host. It may go on with another number."""
+
+    cluster: Literal["auto", "none", "slurm", "tpu"] = _option(
+        "auto",
+        "what tells a process its place where the next three do not: srun, a TPU pod, or whichever"
+        " of them is there",
+    )
+    coordinator: str | None = _option(None, "HOST:PORT at which process 0 waits for the others")
+    count: int | None = _option(None, "number of processes; the same in all of them")
+    index: int | None = _option(None, "which one this process is, from 0")
+    start_timeout: float = _option(50.0, "seconds until all processes must be there")
+    barrier_timeout: float = _option(
+        1800.0, "seconds that processes wait for the slowest before they name it and stop"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One run, completely."""
 
@@ -201,6 +238,9 @@ class Config:
     sft: SftConfig = SftConfig()
     dpo: DpoConfig = DpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    sampling_mesh: MeshConfig = MeshConfig()
+    learning_mesh: MeshConfig = MeshConfig()
+    processes: ProcessesConfig = ProcessesConfig()
 
 
 def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -232,13 +272,17 @@ def to_yaml(config: Config) -> str:
 
 
 def diff(old: Config, new: Config) -> list[str]:
-    """The fields in which two configurations differ, with both values, one line each."""
+    """The fields in which two configurations differ, with both values, one line each.
+
+    Those of PLACE_SECTIONS are left out.
+    """
     before, after = dict(leaves(plain(old))), dict(leaves(plain(new)))
     absent = "(absent)"
     return [
         f"{name}: {before.get(name, absent)} -> {after.get(name, absent)}"
         for name in dict.fromkeys([*before, *after])
         if before.get(name, absent) != after.get(name, absent)
+        and name.partition(".")[0] not in PLACE_SECTIONS
     ]
 
 
@@ -351,6 +395,9 @@ def _problems(config: Config) -> Iterator[str]:
         *("lora.rank", "lora.alpha", "dpo.beta"),
         *("evaluation.questions", "evaluation.votes", "evaluation.seeds"),
         "evaluation.questions_per_batch",
+        *(f"{stage}_mesh.{axis}" for stage in ("sampling", "learning") for axis in MESH_AXES),
+        *("processes.count", "processes.start_timeout", "processes.barrier_timeout"),
+        "learning.save_every",
     }
     training = ("learning_rate", "batch_size", "micro_batch_size", "epochs", "max_grad_norm")
     positive |= {f"{stage}.{name}" for stage in ("sft", "dpo") for name in training}
@@ -365,8 +412,9 @@ def _problems(config: Config) -> Iterator[str]:
     not_negative += [
         f"{stage}.{n}" for stage in ("sft", "dpo") for n in ("warmup_steps", "weight_decay")
     ]
+    not_negative.append("processes.index")
     for name in not_negative:
-        yield from check(fields[name] >= 0, name, "0 or above")
+        yield from check((fields[name] or 0) >= 0, name, "0 or above")
     yield from check(0 <= config.seed < 2**32, "seed", "from 0 to 2**32 - 1")
     yield from check(0 < config.sampling.top_p <= 1, "sampling.top_p", "above 0 and at most 1")
     yield from check(0 <= config.credit.threshold < 1, "credit.threshold", "at least 0 and below 1")

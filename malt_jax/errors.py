@@ -1,5 +1,9 @@
 """Errors that are meant for the person who runs a command."""
 
+from __future__ import annotations
+
+import traceback
+
 
 class UserError(Exception):
     """Something that the user can put right: an option, a file, a checkpoint, a question.
@@ -7,3 +11,35 @@ class UserError(Exception):
     The message says what was wrong, where (file, field, value) and what to do. Commands print it
     without a traceback and exit with code 2.
     """
+
+
+class Stopped(Exception):
+    """The system wants the machine back (SIGTERM): what is finished has been kept."""
+
+
+class ProcessLost(Exception):
+    """Another process of the run has died or stopped, so this one cannot go on.
+
+    `status` is the exit status for this process: that of the other one, if it has told.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def outcome(error: BaseException) -> tuple[str, int]:
+    """What a command that ends with this error says, and its exit status."""
+    again = "start the command again to go on"
+    match error:
+        case UserError():
+            return f"error: {error}", 2
+        case ProcessLost():
+            return f"error: {error}; this process stops too; {again}", error.status
+        case Stopped():
+            return f"stopped by SIGTERM, what is finished is kept; {again}", 128 + 15
+        case KeyboardInterrupt():
+            return f"interrupted; {again}", 128 + 2
+        case SystemExit():
+            return "", error.code if isinstance(error.code, int) else 1
+    return "".join(traceback.format_exception(error)).rstrip(), 1

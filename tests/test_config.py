@@ -71,7 +71,7 @@ def test_the_result_is_frozen_all_the_way_down() -> None:
     ("override", "message"),
     [
         ("sampling.top_pp=1", "sampling.top_pp is no option; did you mean top_p"),
-        ("samplign.top_p=1", "samplign is no option; did you mean sampling?"),
+        ("samplign.top_p=1", "samplign is no option; did you mean sampling or sampling_mesh?"),
         ("pipeline.roles.0.bran=1", "pipeline.roles.0.bran is no option; did you mean branching?"),
         ("model.zzz=1", "model.zzz is no option; there is name, tokenizer, dtype, max_positions"),
         ("sft.epochs=many", "sft.epochs is 'many', but must be a whole number or null"),

@@ -4,6 +4,9 @@ A stage (the trees of a round, one role's training) writes into a hidden directo
 `.NAME.unfinished`. When it is complete, a manifest with the size and SHA-256 of every file is added
 and the directory is renamed to NAME: whatever has its name is whole. A stage that was interrupted
 finds the parts it had written and goes on after them.
+
+Of several processes (`malt_jax.pods.processes`) the first one writes and decides what is there; the
+others wait until they see it.
 """
 
 from __future__ import annotations
@@ -18,19 +21,23 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import malt_jax
-from malt_jax.config import Config, diff, load_config, to_yaml
+from malt_jax.config import Config, ProcessesConfig, diff, load_config, to_yaml
 from malt_jax.errors import UserError
+from malt_jax.pods.processes import ALONE, Processes
 
 CONFIG_FILE = "config.yaml"
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
 _SECONDS = ".seconds"
+_PATIENCE = 30.0
+"""Seconds after which a process that does not see a file of the first one takes it for missing."""
 
 
 def write_atomically(path: Path | str, content: bytes | str) -> None:
@@ -68,6 +75,7 @@ class Stage:
 
     path: Path
     _earlier_seconds: float
+    _processes: Processes = ALONE
     _started: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -77,13 +85,27 @@ class Stage:
 
     def write(self, name: str, content: bytes | str) -> Path:
         """Writes one file of the stage, whole: it counts as done even if the run stops now."""
-        write_atomically(self.path / name, content)
-        write_atomically(self.path / _SECONDS, str(self.seconds))
+        if self._processes.is_first:
+            write_atomically(self.path / name, content)
+            write_atomically(self.path / _SECONDS, str(self.seconds))
         return self.path / name
 
     def has(self, name: str) -> bool:
-        """Whether this attempt or an interrupted one has written the file."""
-        return (self.path / name).is_file()
+        """Whether this attempt or an interrupted one has written the file or directory."""
+        path = self.path / name
+        there = self._processes.first(f"is {path} there?", path.exists)
+        return there and _seen(path)
+
+    def names(self, pattern: str) -> list[str]:
+        """Names of the files and directories of this stage that match, such as "state-*"."""
+        return self._processes.first(
+            f"{pattern} of {self.path}", lambda: sorted(p.name for p in self.path.glob(pattern))
+        )
+
+    def remove(self, name: str) -> None:
+        """Deletes a directory of this stage."""
+        if self._processes.is_first:
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +114,7 @@ class RunDirectory:
 
     path: Path
     config: Config
+    processes: Processes = ALONE
     _verified: set[str] = dataclasses.field(default_factory=set, compare=False, repr=False)
 
     @staticmethod
@@ -110,15 +133,12 @@ class RunDirectory:
 
         Raises UserError when a file of a finished stage is missing or damaged.
         """
-        directory = self.path / name
         if name in self._verified:
             return True
-        if not directory.exists():
-            return False
-        for file, entry in _manifest(directory)["files"].items():
-            _verify(directory, file, entry)
-        self._verified.add(name)
-        return True
+        done = self.processes.first(f"is {name} done?", lambda: _is_whole(self.path / name))
+        if done and _seen(self.path / name / MANIFEST):
+            self._verified.add(name)
+        return done
 
     def finished(self, name: str) -> Path:
         """Where the files of a complete stage are.
@@ -140,38 +160,45 @@ class RunDirectory:
         `name` is a path below the run ("round-0/trees"). Only for runs from `open_run`.
         """
         final = self.path / name
-        if final.exists():
+        if self.processes.first(f"is {name} there?", final.exists):
             raise ValueError(f"{final} is finished already")
         aside = final.with_name(f".{final.name}.unfinished")
-        aside.mkdir(parents=True, exist_ok=True)
-        _remove_torn(aside)
-        noted = aside / _SECONDS
-        stage = Stage(aside, float(noted.read_text()) if noted.exists() else 0.0)
+        seconds = self.processes.first(f"begin {name}", lambda: _begin(aside))
+        stage = Stage(aside, seconds, self.processes)
         try:
             yield stage
         except BaseException:
-            write_atomically(noted, str(stage.seconds))
+            if self.processes.is_first:
+                write_atomically(aside / _SECONDS, str(stage.seconds))
             raise
-        noted.unlink(missing_ok=True)
-        files = sorted(path for path in aside.rglob("*") if path.is_file())
-        entries = {str(path.relative_to(aside)): _entry(path) for path in files}
-        manifest = {"seconds": stage.seconds, "files": entries}
-        write_atomically(aside / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-        for path in [*files, *(path for path in aside.rglob("*") if path.is_dir())]:
-            _sync(path)
-        os.rename(aside, final)
-        _sync(final.parent)
+        self.processes.barrier(f"{name} is written")
+        self.processes.first(f"finish {name}", lambda: _finish(aside, final, stage.seconds))
+        _seen(final / MANIFEST)
         self._verified.add(name)
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Writes a file that belongs to no stage, whole."""
+        if self.processes.is_first:
+            write_atomically(self.path / name, content)
 
 
 @contextlib.contextmanager
-def open_run(path: Path | str, config: Config) -> Iterator[RunDirectory]:
-    """Creates a run, or goes on with the one at `path`; no other process can meanwhile.
+def open_run(
+    path: Path | str, config: Config, processes: Processes = ALONE
+) -> Iterator[RunDirectory]:
+    """Creates a run, or goes on with the one at `path`; nobody else can meanwhile.
 
-    Raises UserError when another process has it open, when it was made with another
-    configuration, and when `path` is something else.
+    Raises UserError, in all processes, when somebody else has it open, when it was made with
+    another configuration, when `path` is something else, and when not all processes see it.
     """
     path = Path(path)
+    with contextlib.ExitStack() as stack:
+        processes.first(f"open {path}", lambda: _open(path, config, stack))
+        _require_shared(path, processes)
+        yield RunDirectory(path, config, processes)
+
+
+def _open(path: Path, config: Config, stack: contextlib.ExitStack) -> None:
     try:
         if path.is_dir() and not (path / CONFIG_FILE).exists() and _visible(path):
             raise UserError(
@@ -181,14 +208,53 @@ def open_run(path: Path | str, config: Config) -> Iterator[RunDirectory]:
         lock = open(path / _LOCK, "a+")  # noqa: SIM115 (held as long as the run is open)
     except OSError as error:
         raise UserError(f"cannot use {path} as a run directory: {error.strerror}") from None
-    with lock:
-        _take(lock, path)
-        if (path / CONFIG_FILE).exists():
-            _require_same(path, config)
-        else:
-            made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
-            write_atomically(path / CONFIG_FILE, f"# Made with {made_with}.\n{to_yaml(config)}")
-        yield RunDirectory(path, config)
+    stack.enter_context(lock)
+    _take(lock, path)
+    if (path / CONFIG_FILE).exists():
+        _require_same(path, config)
+        return
+    made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
+    # Where it runs may be another place each time.
+    kept = dataclasses.replace(config, processes=ProcessesConfig())
+    write_atomically(path / CONFIG_FILE, f"# Made with {made_with}.\n{to_yaml(kept)}")
+
+
+def _require_shared(path: Path, processes: Processes) -> None:
+    """Raises UserError, in all processes, when one does not see what the first one writes."""
+    if processes.count == 1:
+        return
+    token = f".seen-by-all-{processes.first('token', lambda: secrets.token_hex(8))}"
+    if processes.is_first:
+        write_atomically(path / token, "")
+    processes.barrier(f"{path / token} is written")
+    seen = processes.gather(f"who sees {path}?", [_appears(path / token), platform.node()])
+    if processes.is_first:
+        (path / token).unlink()
+    blind = [f"process {i} on {host}" for i, (sees, host) in enumerate(seen) if not sees]
+    if blind:
+        raise UserError(
+            f"{', '.join(blind[:20])} cannot see what process 0 on {seen[0][1]} writes into {path}:"
+            " --run-dir must be a directory that all hosts share"
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there or comes soon: file systems of a network show it a little later."""
+    deadline = time.monotonic() + _PATIENCE
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _seen(path: Path) -> bool:
+    if not _appears(path):
+        raise UserError(
+            f"{path}, which process 0 has written, is not there on {platform.node()}: is the run"
+            " directory still mounted?"
+        )
+    return True
 
 
 def _take(lock: Any, path: Path) -> None:
@@ -225,6 +291,34 @@ def _remove_torn(directory: Path) -> None:
     for path in directory.rglob(".*"):
         if re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", path.name) and path.is_file():
             path.unlink()
+
+
+def _is_whole(directory: Path) -> bool:
+    if not directory.exists():
+        return False
+    for file, entry in _manifest(directory)["files"].items():
+        _verify(directory, file, entry)
+    return True
+
+
+def _begin(directory: Path) -> float:
+    """Makes or takes up an unfinished stage; seconds that earlier attempts took."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove_torn(directory)
+    noted = directory / _SECONDS
+    return float(noted.read_text()) if noted.exists() else 0.0
+
+
+def _finish(aside: Path, final: Path, seconds: float) -> None:
+    (aside / _SECONDS).unlink(missing_ok=True)
+    files = sorted(path for path in aside.rglob("*") if path.is_file())
+    entries = {str(path.relative_to(aside)): _entry(path) for path in files}
+    manifest = {"seconds": seconds, "files": entries}
+    write_atomically(aside / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    for path in [*files, *(path for path in aside.rglob("*") if path.is_dir())]:
+        _sync(path)
+    os.rename(aside, final)
+    _sync(final.parent)
 
 
 def _manifest(directory: Path) -> dict[str, Any]:

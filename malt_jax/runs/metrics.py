@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,22 +22,24 @@ class Metrics:
     With tensorboardX (the extra `tensorboard`), the same values go to `tensorboard/` as STAGE/NAME.
     """
 
-    def __init__(self, run: Path | str) -> None:
-        self._file = Path(run) / METRICS_FILE
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, run: Path | str, *, writes: bool = True) -> None:
+        """`writes` is False in all processes of a run but one: what they log goes nowhere."""
+        self._file = Path(run) / METRICS_FILE if writes else Path(os.devnull)
         self._forget(None)
         self._lines = open(self._file, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._board = None
+        if not writes:
+            return
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
-            self._board = None
-        else:
-            self._board = SummaryWriter(str(Path(run) / TENSORBOARD))
+            return
+        self._board = SummaryWriter(str(Path(run) / TENSORBOARD))
 
-    def restart(self, stage: str) -> None:
-        """Forgets the lines of a stage that was interrupted and begins anew."""
+    def restart(self, stage: str, after: int = 0) -> None:
+        """Forgets the lines of a stage that was interrupted, as it begins anew after a step."""
         self._lines.close()
-        self._forget(stage)
+        self._forget(stage, after)
         self._lines = open(self._file, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
@@ -66,14 +69,19 @@ class Metrics:
     ) -> None:
         self.close()
 
-    def _forget(self, stage: str | None) -> None:
-        """Leaves out a stage, and a last line that was cut off when the process was killed."""
-        if self._file.exists():
+    def _forget(self, stage: str | None, after: int = 0) -> None:
+        """Leaves out a stage's steps, and a last line that was cut off by the process's end."""
+        if self._file.is_file():
             old = self._file.read_bytes()
             whole = old[: old.rfind(b"\n") + 1]
-            kept = [line for line in whole.splitlines(True) if json.loads(line)["stage"] != stage]
+            kept = [line for line in whole.splitlines(True) if not _is_of(line, stage, after)]
             if b"".join(kept) != old:
                 write_atomically(self._file, b"".join(kept))
+
+
+def _is_of(line: bytes, stage: str | None, after: int) -> bool:
+    record = json.loads(line)
+    return record["stage"] == stage and record["step"] > after
 
 
 def _number(value: Any) -> int | float | None:

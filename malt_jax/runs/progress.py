@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import jax
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -26,7 +27,7 @@ class Progress:
 
     On a terminal one line that is renewed; otherwise at most a line every `PLAIN_INTERVAL` seconds.
     Both end with a line of totals. `start` is what an interrupted run had done already. Output
-    goes to the standard error; `console` and `clock` are for tests.
+    goes to the standard error, of the first process alone. `console` and `clock` are for tests.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Progress:
         self._start = self._done = start
         self._tokens = 0
         self._fields: dict[str, float | str] = {}
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, quiet=jax.process_index() > 0)
         self._clock = clock
         self._began = clock()
         self._shown = self._began

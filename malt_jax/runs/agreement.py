@@ -1,0 +1,63 @@
+"""What the processes of a run must have in common before they begin, by names for people."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import malt_jax
+from malt_jax.config import Config
+from malt_jax.errors import UserError
+from malt_jax.pods.processes import Processes
+from malt_jax.runs.directory import versions
+from malt_jax.tasks.base import Question
+from malt_jax.typed_values import leaves, plain
+
+
+def start_facts(config: Config, run_dir: Path | str) -> dict[str, str]:
+    """Versions, a hash of this package's files, every option that is not a process's own, and the
+    run directory."""
+    options = {
+        name: str(value)
+        for name, value in leaves(plain(config))
+        if not name.startswith("processes.")
+    }
+    return {**versions(), "malt_jax's files": _source(), "--run-dir": str(run_dir), **options}
+
+
+def require_fit(
+    processes: Processes,
+    config: Config,
+    train: Sequence[Question],
+    test: Sequence[Question],
+) -> None:
+    """Raises UserError, in all processes, when there are more processes than questions for them,
+    and when they were not given the same questions."""
+    counts = {
+        "questions to learn from (task.train_questions)": len(train),
+        "test questions (evaluation.questions)": len(test),
+        "questions in sampling.questions_per_batch": config.sampling.questions_per_batch,
+        "questions in evaluation.questions_per_batch": config.evaluation.questions_per_batch,
+    }
+    for name, count in counts.items():
+        if count < processes.count:
+            raise UserError(
+                f"{processes.count} processes are more than the {count} {name}: take more questions"
+                " or fewer processes"
+            )
+    asked = {"questions to learn from": train, "test questions": test}
+    processes.require_same({name: _hash(questions) for name, questions in asked.items()})
+
+
+def _hash(questions: Sequence[Question]) -> str:
+    content = repr([(question.id, question.text, question.answer) for question in questions])
+    return f"{len(questions)} with SHA-256 {hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+def _source() -> str:
+    root = Path(malt_jax.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml", ".json")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return f"SHA-256 {digest.hexdigest()[:16]}"
