@@ -60,13 +60,15 @@ def _latex_table(table: Table) -> str:
             r"\begin{table}[htbp]",
             r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
             f"  \\caption{{{_latex_text(caption)}}}",
+            # What is wider than the text reaches into both margins alike.
+            r"  \makebox[\linewidth][c]{%",
             f"  \\begin{{tabular}}{{@{{}}l{'r' * (len(table.headings) - 1)}@{{}}}}",
             r"    \toprule",
             f"    {rows[0]}",
             r"    \midrule",
             *[f"    {row}" for row in rows[1:]],
             r"    \bottomrule",
-            r"  \end{tabular}",
+            r"  \end{tabular}}",
             r"\end{table}",
             "",
         ]
