@@ -85,8 +85,10 @@ class Hub(threading.Thread):
         self._members: dict[int, _Peer] = {}
         self._met = False
         self._over = False
+        self._refusal = f"a run of {count} processes is going on at this address already"
         self._operations: dict[int, _Operation] = {}
         self._alone = threading.Event()
+        self._first_has_left = False
 
     def wait_until_alone(self, seconds: float) -> None:
         """Waits until all other processes have closed their connections, at most so long."""
@@ -94,7 +96,7 @@ class Hub(threading.Thread):
 
     def run(self) -> None:
         with self._listener, self._selector:
-            while not self._alone.is_set():
+            while not (self._first_has_left and self._alone.is_set()):
                 for key, _ in self._selector.select(timeout=0.5):
                     if key.fileobj is self._listener:
                         self._accept()
@@ -135,7 +137,10 @@ class Hub(threading.Thread):
         self._selector.unregister(peer.connection)
         peer.connection.close()
         self._peers.remove(peer)
-        if peer.hello is None or self._members.get(peer.hello["index"]) is not peer:
+        if peer.hello is None:
+            return
+        self._first_has_left |= peer.hello["index"] == 0
+        if self._members.get(peer.hello["index"]) is not peer:
             return
         del self._members[peer.hello["index"]]
         if self._met and not peer.leaving:
@@ -163,8 +168,7 @@ class Hub(threading.Thread):
             "facts": dict(hello["facts"]),
         }
         if self._met or self._over:
-            text = f"a run of {self._count} processes is going on at this address already"
-            self._send([peer], {"refused": text})
+            self._send([peer], {"refused": self._refusal})
             return
         index, count = peer.hello["index"], peer.hello["count"]
         if index in self._members:
@@ -253,6 +257,7 @@ class Hub(threading.Thread):
 
     def _refuse(self, text: str, others: Iterable[_Peer] = ()) -> None:
         self._over = True
+        self._refusal = text
         self._send([*self._members.values(), *others], {"refused": text})
 
     def _stop(self, text: str, status: int) -> None:
