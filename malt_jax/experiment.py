@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,13 @@ from malt_jax import tasks
 from malt_jax.config import Config
 from malt_jax.errors import UserError
 from malt_jax.learning.policy import Policy
-from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint
+from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint, load_checkpoint_config
+from malt_jax.llama.config import LlamaConfig
 from malt_jax.llama.lora import merge_adapter
-from malt_jax.llama.model import Llama, Params
+from malt_jax.llama.model import Llama, Params, logical_axes
+from malt_jax.pods.mesh import Meshes, meshes
+from malt_jax.pods.placement import SharedCopy
+from malt_jax.pods.sharding import place
 from malt_jax.roles import Pipeline, RolePrompt, load_pipeline
 from malt_jax.sampling.filters import Filters
 from malt_jax.sampling.sampler import Sampler
@@ -36,21 +41,35 @@ class Experiment:
     prompts: tuple[RolePrompt, ...]
     policy: Policy
     sampler: Sampler
+    _sampling_base: SharedCopy = dataclasses.field(default_factory=SharedCopy)
 
     def variables(self, trainable: Params | None) -> Params:
-        """The sampler's variables for a role; None is the untrained base model."""
-        base, lora = self.checkpoint.params, self.policy.model.lora
-        if self.sampler.model.lora is not None:
-            adapter = trainable
-            if adapter is None:
-                adapter = self.policy.init(base, jax.random.key(0))
-            return {"params": base, "adapter": adapter}
-        if trainable is None:
-            return {"params": base}
+        """The sampler's variables for a role, on its mesh; None is the untrained base model.
+
+        The base weights are laid out for sampling once for all roles, as long as any of their
+        variables are kept.
+        """
+        model, base = self.sampler.model, self.checkpoint.params
+        axes = logical_axes(model)
+        if model.lora is not None or trainable is None:
+            variables = {
+                "params": self._sampling_base.of(
+                    base, lambda: place(model.mesh, base, axes["params"])
+                )
+            }
+            if model.lora is not None:
+                adapter = trainable
+                if adapter is None:
+                    adapter = self.policy.init(base, jax.random.key(0))
+                variables["adapter"] = place(model.mesh, adapter, axes["adapter"])
+            return variables
+        lora = self.policy.model.lora
         if lora is None:
-            dtype = self.sampler.model.dtype
-            return {"params": jax.tree.map(lambda x: x.astype(dtype), trainable)}
-        return {"params": merge_adapter(base, trainable, lora)}
+            params = jax.tree.map(lambda x: x.astype(model.dtype), trainable)
+        else:
+            trainable = place(self.policy.model.mesh, trainable, self.policy.axes)
+            params = merge_adapter(base, trainable, lora)
+        return {"params": place(model.mesh, params, axes["params"])}
 
     def questions(self, split: Split, limit: int | None) -> list[Question]:
         """The first `limit` questions of a split in the order that the run's seed gives it."""
@@ -78,6 +97,20 @@ class Experiment:
                     )
 
 
+def models(config: Config, shape: LlamaConfig, dtype: Any, placed: Meshes) -> tuple[Llama, Llama]:
+    """The model that learns and the one that is sampled from, each on its mesh."""
+    if config.model.max_positions is not None:
+        shape = dataclasses.replace(shape, max_positions=config.model.max_positions)
+    lora = config.lora if config.learning.method == "lora" else None
+    remat = config.learning.remat
+    trained = Llama(shape, lora=lora, dtype=dtype, remat=remat, mesh=placed.learning)
+    # Where a merged copy is exact to float32 rounding, sampling without the adapter's many small
+    # products is faster. In bfloat16 the adapter would be lost in the kernels' rounding.
+    merged = dtype == jnp.float32 or lora is None
+    sampled = Llama(shape, lora=None if merged else lora, dtype=dtype, mesh=placed.sampling)
+    return trained, sampled
+
+
 def prepare(config: Config) -> Experiment:
     """Loads the task, the model and the prompts of a configuration.
 
@@ -90,21 +123,16 @@ def prepare(config: Config) -> Experiment:
     if name == "auto":
         name = "float32" if on_cpu else "bfloat16"
     dtype = jnp.dtype(name)
+    shape = load_checkpoint_config(config.model.name)
+    placed = meshes(config, shape, dtype)
     checkpoint = load_checkpoint(
         config.model.name,
         tokenizer=config.model.tokenizer,
         dtype=dtype,
         key=jax.random.fold_in(jax.random.key(config.seed), 0),
+        mesh=placed.learning,
     )
-    shape = checkpoint.config
-    if config.model.max_positions is not None:
-        shape = dataclasses.replace(shape, max_positions=config.model.max_positions)
-    lora = config.lora if config.learning.method == "lora" else None
-    trained = Llama(shape, lora=lora, dtype=dtype, remat=config.learning.remat)
-    # Where a merged copy is exact to float32 rounding, sampling without the adapter's many small
-    # products is faster. In bfloat16 the adapter would be lost in the kernels' rounding.
-    merged = dtype == jnp.float32 or lora is None
-    sampled = Llama(shape, lora=None if merged else lora, dtype=dtype)
+    trained, sampled = models(config, shape, dtype, placed)
     sampling = config.sampling
     sampler = Sampler(
         sampled,

@@ -80,6 +80,7 @@ def expand(
     batch: int | None = None,
     known: Sequence[Completions] = (),
     on_chunk: Callable[[DecodeState], None] | None = None,
+    first_branch: int = 0,
 ) -> tuple[Completions, ...]:
     """Samples a tree, role after role.
 
@@ -87,6 +88,7 @@ def expand(
     branching: completions of each role for every prompt of its.
     batch:     questions to pad the arrays to, so that a last, smaller batch runs the same programs.
     known:     completions of the first roles, if they are there already.
+    first_branch: number of the first branch below every question, where others were drawn before.
 
     A completion depends on (key, depth, question id, path) and on its prompt, not on the batch.
     """
@@ -115,9 +117,10 @@ def expand(
                 ids,
                 jax.random.fold_in(key, depth),
                 on_chunk,
+                first_branch=first_branch,
             )
         )
-    return tuple(_first(level, len(questions)) for level in completions)
+    return tuple(level.of_questions(len(questions)) for level in completions)
 
 
 def decode_texts(completions: Completions, tokenizer: Tokenizer) -> Texts:
@@ -208,12 +211,3 @@ def from_parquet(
         completions.append(Completions(tokens, log_probabilities, lengths, finish))
         texts.append(text)
     return Tree(tuple(questions), tuple(roles), tuple(completions), tuple(texts), rewards)
-
-
-def _first(completions: Completions, rows: int) -> Completions:
-    return Completions(
-        completions.tokens[:rows],
-        completions.log_probabilities[:rows],
-        completions.lengths[:rows],
-        completions.finish[:rows],
-    )

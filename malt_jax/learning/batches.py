@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.struct
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 MAX_SHAPES = 4
@@ -66,6 +67,11 @@ class Batch(flax.struct.PyTreeNode):
     @property
     def targets(self) -> Int[Array, "B N C"]:
         return self.completions[..., 1:]
+
+
+_AXES: dict[str, Any] = {name: P("batch") for name in Batch.__dataclass_fields__}
+BATCH_AXES = Batch(**_AXES | {"prefix": P()})
+"""The logical axes of a batch's arrays."""
 
 
 def within_limit(examples: Sequence[Example], max_positions: int) -> tuple[list[int], int]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from malt_jax.config import DpoConfig
-from malt_jax.learning.batches import Batches, Example
-from malt_jax.learning.fit import OnStep, Trained, fit, rows_that_fit
+from malt_jax.learning.batches import BATCH_AXES, Batches, Example
+from malt_jax.learning.fit import OnStep, Saver, Trained, fit, rows_that_fit
 from malt_jax.learning.policy import Policy
 from malt_jax.learning.train_step import DpoObjective, completion_logps
 from malt_jax.llama.model import Params
+from malt_jax.pods.sharding import place, to_host
 
 
 def reference_logps(
@@ -29,11 +29,14 @@ def reference_logps(
     """
     kept, _ = rows_that_fit(examples, policy, "preference pairs")
     batches = Batches([examples[i] for i in kept], batch_size, seed=0)
+    mesh = policy.model.mesh
+    reference = place(mesh, reference, policy.axes)
     logps = np.full((len(examples), len(examples[0].completions)), np.nan, np.float32)
     for step in range(batches.steps_per_epoch):
         batch = batches.batch(0, step)
         real = np.asarray(batch.rows) >= 0
-        values = jax.device_get(completion_logps(policy, base, reference, batch))
+        placed = place(mesh, batch, BATCH_AXES)
+        values = to_host(completion_logps(policy, base, reference, placed))
         logps[np.asarray(kept)[batch.rows[real]]] = values[real]
     return logps
 
@@ -48,6 +51,7 @@ def train_dpo(
     seed: int,
     reference: Float[np.ndarray, "rows 2"] | None = None,
     on_step: OnStep | None = None,
+    saver: Saver | None = None,
 ) -> Trained:
     """Trains a role from its SFT policy `start`, which is also the frozen reference (paper, 4.3).
 
@@ -56,6 +60,7 @@ def train_dpo(
     seed:      decides the order of the pairs.
     on_step:   called with the metrics of every update; the first loss is log 2 (unless
                `nll_weight` adds to it), since policy and reference are still the same.
+    saver:     keeps the state now and then, and gives it back to a later attempt.
 
     Neither `base` nor `start` is changed. Raises UserError when no pair can be trained on.
     """
@@ -67,6 +72,6 @@ def train_dpo(
     )
     objective = DpoObjective(config.beta, config.label_smoothing, config.nll_weight)
     trainable, history = fit(
-        policy, objective, base, start, batches, config, seed=seed, on_step=on_step
+        policy, objective, base, start, batches, config, seed=seed, on_step=on_step, saver=saver
     )
     return Trained(trainable, history, len(kept), dropped, reference)

@@ -5,22 +5,44 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
 from malt_jax.config import DpoConfig, SftConfig
 from malt_jax.errors import UserError
-from malt_jax.learning.batches import Batches, Example, within_limit
+from malt_jax.learning.batches import BATCH_AXES, Batches, Example, within_limit
 from malt_jax.learning.optimizer import epochs_for
 from malt_jax.learning.policy import Policy
-from malt_jax.learning.train_step import Metrics, Objective, init_state, train_step
+from malt_jax.learning.train_step import (
+    Metrics,
+    Objective,
+    TrainState,
+    init_state,
+    state_axes,
+    train_step,
+)
 from malt_jax.llama.model import Params
+from malt_jax.pods.sharding import place
 
 StepMetrics = dict[str, float]
 OnStep = Callable[[StepMetrics], None]
+
+
+class Saver(Protocol):
+    """Keeps the state of a training stage, so that it goes on there after an interruption."""
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The state that was kept, laid out as `state`; `state` itself if there is none."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether the state after so many updates is to be kept."""
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Keeps it; what it raises ends the training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +51,8 @@ class Trained:
 
     trainable: Params
     history: list[StepMetrics]
-    """Metrics of every update, with "step" (from 1), "steps", "epoch" and "seconds_left"."""
+    """Metrics of every update of this attempt, with "step" (from 1), "steps", "epoch" and
+    "seconds_left"."""
     rows: int
     """Rows trained on."""
     dropped: int
@@ -66,10 +89,12 @@ def fit(
     *,
     seed: int,
     on_step: OnStep | None,
+    saver: Saver | None = None,
 ) -> tuple[Params, list[StepMetrics]]:
     """Trains from `start`, which is left as it is, for the configured number of epochs.
 
-    Metrics reach `on_step` one update late: the host never waits for the update in progress.
+    Metrics reach `on_step` one update late: the host never waits for the update in progress, unless
+    its state is saved. An attempt that goes on with a saved state ends in the same bits.
     """
     micro = config.micro_batch_size
     if micro is not None and config.batch_size % micro:
@@ -77,28 +102,37 @@ def fit(
     epochs = config.epochs or epochs_for(len(batches.examples))
     per_epoch = batches.steps_per_epoch
     steps = epochs * per_epoch
-    state = init_state(start, config)
-    key = jax.random.key(seed)
-    total_steps = jnp.asarray(steps, jnp.int32)
+    mesh = policy.model.mesh
+    start = place(mesh, start, policy.axes)
+    state = place(mesh, init_state(start, config), state_axes(policy, config))
+    if saver is not None:
+        state = saver.restore(state)
+    first = int(state.step)
+    key, total_steps = place(mesh, (jax.random.key(seed), np.int32(steps)), P())
     history: list[StepMetrics] = []
     began = time.monotonic()
 
     def record(metrics: Metrics) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        done = len(history) + 1
+        made = len(history) + 1
+        done = first + made
         values |= {"step": done, "steps": steps, "epoch": done / per_epoch}
-        values["seconds_left"] = (time.monotonic() - began) / done * (steps - done)
+        values["seconds_left"] = (time.monotonic() - began) / made * (steps - done)
         history.append(values)
         if on_step is not None:
             on_step(values)
 
     pending: Metrics | None = None
-    for step in range(steps):
-        batch = batches.batch(step // per_epoch, step % per_epoch)
+    for step in range(first, steps):
+        batch = place(mesh, batches.batch(step // per_epoch, step % per_epoch), BATCH_AXES)
         state, metrics = train_step(policy, objective, config, state, base, batch, total_steps, key)
         if pending is not None:
             record(pending)
         pending = metrics
+        if saver is not None and saver.is_due(step + 1):
+            record(metrics)
+            pending = None
+            saver.save(step + 1, state)
     if pending is not None:
         record(pending)
     return state.trainable, history

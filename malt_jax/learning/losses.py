@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 CHUNK_LOGITS = 2**26
-"""Logits that may exist at once: 256 MiB of float32."""
+"""Logits that may exist at once on a device: 256 MiB of float32."""
 
 
 class TokenScores(NamedTuple):
@@ -31,17 +31,18 @@ def token_scores(
     *,
     vocab_size: int,
     chunk: int | None = None,
+    shards: int = 1,
 ) -> TokenScores:
     """Scores `targets` under the distributions that `logits_of(hidden)` gives.
 
     The logits are made for `chunk` positions at a time (by default as many as CHUNK_LOGITS allows)
     and made again in the backward pass, so that [B, T, V] never exists. The chunks run along T,
-    which leaves the leading axes free to be sharded.
+    which leaves the leading axes free to be split into `shards`, each on a device of its own.
     """
     *leading, time = targets.shape
     rows = targets.size // time
     if chunk is None:
-        chunk = max(1, CHUNK_LOGITS // (rows * vocab_size))
+        chunk = max(1, CHUNK_LOGITS * shards // (rows * vocab_size))
     if chunk >= time:
         return _score(logits_of, hidden, targets)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,7 +13,16 @@ from jaxtyping import Array, Float
 from malt_jax.learning.batches import Batch
 from malt_jax.learning.losses import TokenScores, token_scores
 from malt_jax.llama.levels import Level
-from malt_jax.llama.model import Llama, Params, forward, init_adapter, next_logits
+from malt_jax.llama.model import (
+    Llama,
+    Params,
+    abstract_variables,
+    forward,
+    init_adapter,
+    logical_axes,
+    next_logits,
+)
+from malt_jax.pods.sharding import abstract, batch_shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +46,21 @@ class Policy:
         if self.method == "lora":
             return init_adapter(self.model, key)
         return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), base)
+
+    @property
+    def axes(self) -> Params:
+        """The logical axes of a trainable tree."""
+        return logical_axes(self.model)[self._collection]
+
+    def like(self) -> Params:
+        """Shapes, types and shardings of a trainable tree, to restore one into."""
+        shapes = nn.unbox(abstract_variables(self.model))[self._collection]
+        wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), shapes)
+        return abstract(self.model.mesh, wide, self.axes)
+
+    @property
+    def _collection(self) -> str:
+        return "adapter" if self.method == "lora" else "params"
 
     def variables(self, base: Params, trainable: Params) -> dict[str, Params]:
         """The model's variables with a role's weights."""
@@ -72,5 +97,9 @@ class Policy:
             hidden, level = forward(self.model, variables, tokens, lengths, levels, dropout_key=key)
             levels.append(level)
         return token_scores(
-            logits_of, hidden, batch.targets, vocab_size=self.model.config.vocab_size
+            logits_of,
+            hidden,
+            batch.targets,
+            vocab_size=self.model.config.vocab_size,
+            shards=batch_shards(self.model.mesh),
         )

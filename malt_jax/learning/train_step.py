@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from malt_jax.config import DpoConfig, SftConfig
@@ -19,6 +20,7 @@ from malt_jax.learning.losses import TokenScores
 from malt_jax.learning.optimizer import learning_rate, optimizer
 from malt_jax.learning.policy import Policy
 from malt_jax.llama.model import Params
+from malt_jax.pods.sharding import constrain
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -36,6 +38,19 @@ def init_state(trainable: Params, config: SftConfig | DpoConfig) -> TrainState:
     """A state at step 0 with a copy of `trainable`, because steps donate their state."""
     trainable = jax.tree.map(lambda x: jnp.array(x, copy=True), trainable)
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer(config).init(trainable))
+
+
+def state_axes(policy: Policy, config: SftConfig | DpoConfig) -> TrainState:
+    """The logical axes of every array of a state: Adam's moments lie as the weights they are of."""
+    shapes = jax.eval_shape(partial(init_state, config=config), policy.like())
+    axes: TrainState = optax.tree.map_params(
+        optimizer(config),
+        lambda _, axes: axes,
+        shapes.optimizer,
+        policy.axes,
+        transform_non_params=lambda _: P(),
+    )
+    return TrainState(P(), policy.axes, axes)  # type: ignore[arg-type]
 
 
 class Objective(Protocol):
@@ -148,11 +163,13 @@ def train_step(
     Donates `state`. Returns the new state and the metrics of the batch before the update, with
     "grad_norm" (before clipping) and "learning_rate".
     """
+    mesh = policy.model.mesh
     rows = batch.weights.shape[0]
     micro = config.micro_batch_size or rows
     pieces = jax.tree.map(
         lambda x: x.reshape(rows // micro, micro, *x.shape[1:]), batch.replace(prefix=None)
     )
+    pieces = constrain(mesh, pieces, P(None, "batch"))
     keys = jax.random.split(jax.random.fold_in(key, state.step), rows // micro)
     count = objective.count(batch)
 
@@ -165,7 +182,8 @@ def train_step(
     def add_piece(
         total: tuple[Params, Metrics], piece: tuple[Batch, Array]
     ) -> tuple[tuple[Params, Metrics], None]:
-        return jax.tree.map(jnp.add, total, gradient(state.trainable, *piece)), None
+        added = jax.tree.map(jnp.add, total, gradient(state.trainable, *piece))
+        return constrain(mesh, added, (policy.axes, P())), None
 
     gradient = jax.grad(loss_of, has_aux=True)
     first = jax.tree.map(lambda x: x[0], (pieces, keys))
@@ -178,7 +196,8 @@ def train_step(
     trainable = jax.tree.map(lambda x, u: x - rate * u, state.trainable, updates)
     metrics = {name: value / count for name, value in sums.items()}
     metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
-    return TrainState(state.step + 1, trainable, optimizer_state), metrics
+    state = TrainState(state.step + 1, trainable, optimizer_state)
+    return constrain(mesh, state, state_axes(policy, config)), constrain(mesh, metrics, P())
 
 
 @partial(jax.jit, static_argnames=("policy",))

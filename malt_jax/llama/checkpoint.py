@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from malt_jax.errors import UserError
@@ -45,7 +46,12 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    name_or_path: str, *, tokenizer: str | None = None, dtype: Any, key: Array
+    name_or_path: str,
+    *,
+    tokenizer: str | None = None,
+    dtype: Any,
+    key: Array,
+    mesh: Mesh | None = None,
 ) -> Checkpoint:
     """Loads a model and its tokenizer.
 
@@ -59,11 +65,12 @@ def load_checkpoint(
         one takes the tiny model's, whose ids exist in every preset's vocabulary.
     dtype:        of the base weights.
     key:          for random weights; not used otherwise.
+    mesh:         devices that the weights are split over; None: all on the default device.
 
     Raises UserError, naming the file, for anything missing, broken or not fitting.
     """
     if name_or_path in PRESETS:
-        return _random_checkpoint(name_or_path, tokenizer, dtype, key)
+        return _random_checkpoint(name_or_path, tokenizer, dtype, key, mesh)
     path = _resolve(name_or_path)
     override = None if tokenizer is None else _load_tokenizer(tokenizer)
     if path.is_file():
@@ -71,14 +78,22 @@ def load_checkpoint(
         config = opened.config()
         chosen = override or opened.tokenizer()
         _check_fit(chosen, config, str(path))
-        params = assemble(opened.tensors(config), config, dtype)
+        params = assemble(opened.tensors(config), config, dtype, mesh)
     else:
         config = huggingface.read_config(path)
         eos_ids = huggingface.read_eos_ids(path)
         chosen = override or load_tokenizer(path, eos_ids=eos_ids)
         _check_fit(chosen, config, str(path))
-        params = assemble(huggingface.open_tensors(path), config, dtype)
+        params = assemble(huggingface.open_tensors(path), config, dtype, mesh)
     return Checkpoint(name_or_path, config, params, chosen)
+
+
+def load_checkpoint_config(name_or_path: str) -> LlamaConfig:
+    """The shape of the model that `load_checkpoint` loads. Raises UserError as it."""
+    if name_or_path in PRESETS:
+        return PRESETS[name_or_path]
+    path = _resolve(name_or_path)
+    return GGUFFile(path).config() if path.is_file() else huggingface.read_config(path)
 
 
 def load_checkpoint_tokenizer(name_or_path: str, *, tokenizer: str | None = None) -> Tokenizer:
@@ -141,7 +156,9 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _random_checkpoint(name: str, tokenizer: str | None, dtype: Any, key: Array) -> Checkpoint:
+def _random_checkpoint(
+    name: str, tokenizer: str | None, dtype: Any, key: Array, mesh: Mesh | None
+) -> Checkpoint:
     config = PRESETS[name]
     chosen = _load_tokenizer(tokenizer or TINY)
     _check_fit(chosen, config, name)
@@ -151,9 +168,7 @@ def _random_checkpoint(name: str, tokenizer: str | None, dtype: Any, key: Array)
         name,
         config.num_parameters / 1e9,
     )
-    model = Llama(config, dtype=jnp.dtype(dtype))
-    # Under jit only the weights are computed, each directly in the wanted dtype.
-    params = jax.jit(lambda key: init_params(model, key))(key)
+    params = init_params(Llama(config, dtype=jnp.dtype(dtype), mesh=mesh), key)
     return Checkpoint(name, config, params, chosen)
 
 

@@ -7,9 +7,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from malt_jax.config import LoraConfig
+from malt_jax.pods.sharding import constrain, gathered
 
 
 def parameter(
@@ -42,13 +45,15 @@ class Linear(nn.Module):
     dtype: Any
     use_bias: bool = False
     lora: LoraConfig | None = None
+    mesh: Mesh | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+    def __call__(self, x: Float[Array, "*N T in"]) -> Float[Array, "*N T out"]:
         width = x.shape[-1]
         initial = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
         shape = (self.features, width)
         kernel = parameter(self, "kernel", initial, self.axes, shape, self.dtype)
+        kernel = gathered(self.mesh, kernel, P(*self.axes))
         y = _product(x, kernel.astype(self.dtype))
         if self.use_bias:
             zeros = nn.initializers.zeros
@@ -56,9 +61,11 @@ class Linear(nn.Module):
             y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
         if self.lora is not None and self.name in self.lora.targets:
             y = y + self._low_rank(x, self.lora)
-        return y
+        # The model's width stays whole in activations: "fsdp" splits their batch instead.
+        features = None if self.axes[0] == "embed" else self.axes[0]
+        return constrain(self.mesh, y, activation_axes(y.ndim, features))
 
-    def _low_rank(self, x: Float[Array, "*B in"], lora: LoraConfig) -> Float[Array, "*B out"]:
+    def _low_rank(self, x: Float[Array, "*N T in"], lora: LoraConfig) -> Float[Array, "*N T out"]:
         out_axis, in_axis = self.axes
 
         # A is uniform in ±1/sqrt(in), as in PEFT; B is zero, so a new adapter changes nothing.
@@ -73,6 +80,11 @@ class Linear(nn.Module):
             x = nn.Dropout(lora.dropout, deterministic=False)(x)
         low = _product(x, a.astype(self.dtype))
         return _product(low, b.astype(self.dtype)) * jnp.asarray(lora.scale, self.dtype)
+
+
+def activation_axes(rank: int, features: str | None = None) -> P:
+    """Logical axes of an activation [*N, T, features]; without *N it belongs to every question."""
+    return P("batch" if rank > 2 else None, *[None] * (rank - 2), features)
 
 
 def _product(x: Float[Array, "*B in"], kernel: Float[Array, "out in"]) -> Float[Array, "*B out"]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from malt_jax.config import LoraConfig
 from malt_jax.llama.attention import Segment, attend
 from malt_jax.llama.config import LlamaConfig
-from malt_jax.llama.levels import Level
-from malt_jax.llama.lora import Linear, parameter
+from malt_jax.llama.levels import Level, level_axes
+from malt_jax.llama.lora import Linear, activation_axes, parameter
 from malt_jax.llama.rope import rotate, rotation
+from malt_jax.pods.sharding import constrain, gathered, place, shardings
 
 Params = dict[str, Any]
 
@@ -42,6 +46,7 @@ class Attention(nn.Module):
     config: LlamaConfig
     lora: LoraConfig | None
     dtype: Any
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -61,6 +66,7 @@ class Attention(nn.Module):
                 self.dtype,
                 use_bias=config.attention_bias,
                 lora=self.lora,
+                mesh=self.mesh,
                 name=name,
             )(x)
             return y.reshape(*y.shape[:-1], heads, width)
@@ -72,10 +78,15 @@ class Attention(nn.Module):
         grouped = queries.reshape(*queries.shape[:-2], kv_heads, group, width)
         mixed = attend(grouped, keys, values, ancestors)
         mixed = mixed.reshape(*mixed.shape[:-3], config.num_heads * width)
-        output = Linear(config.d_model, ("embed", "heads"), self.dtype, lora=self.lora, name="o")(
-            mixed
+        output = Linear(
+            config.d_model,
+            ("embed", "heads"),
+            self.dtype,
+            lora=self.lora,
+            mesh=self.mesh,
+            name="o",
         )
-        return output, (keys, values)
+        return output(mixed), (keys, values)
 
 
 class MLP(nn.Module):
@@ -84,11 +95,12 @@ class MLP(nn.Module):
     config: LlamaConfig
     lora: LoraConfig | None
     dtype: Any
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*N T D"]) -> Float[Array, "*N T D"]:
         def linear(name: str, features: int, axes: tuple[str, str]) -> Linear:
-            return Linear(features, axes, self.dtype, lora=self.lora, name=name)
+            return Linear(features, axes, self.dtype, lora=self.lora, mesh=self.mesh, name=name)
 
         gate = linear("gate", self.config.d_ff, ("mlp", "embed"))(x)
         up = linear("up", self.config.d_ff, ("mlp", "embed"))(x)
@@ -101,6 +113,7 @@ class Block(nn.Module):
     config: LlamaConfig
     lora: LoraConfig | None
     dtype: Any
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -117,12 +130,11 @@ class Block(nn.Module):
         ]
         epsilon = self.config.norm_eps
         normed = RMSNorm(epsilon, self.dtype, name="attention_norm")(x)
-        mixed, kv = Attention(self.config, self.lora, self.dtype, name="attention")(
-            normed, cos, sin, ancestors
-        )
+        shape = (self.config, self.lora, self.dtype, self.mesh)
+        mixed, kv = Attention(*shape, name="attention")(normed, cos, sin, ancestors)
         x = x + mixed
         normed = RMSNorm(epsilon, self.dtype, name="mlp_norm")(x)
-        return x + MLP(self.config, self.lora, self.dtype, name="mlp")(normed), kv
+        return x + MLP(*shape, name="mlp")(normed), kv
 
 
 class Llama(nn.Module):
@@ -140,6 +152,9 @@ class Llama(nn.Module):
     """Recompute each layer in the backward pass instead of keeping its activations."""
     unroll: int = 1
     """Layers unrolled in the scan; all of them decode faster on a CPU, at longer compile times."""
+    mesh: Mesh | None = None
+    """Devices that the model is split over; its inputs' questions or rows have to divide by
+    `pods.sharding.batch_shards`. None: wherever its inputs are."""
 
     def setup(self) -> None:
         config = self.config
@@ -156,7 +171,7 @@ class Llama(nn.Module):
             length=config.num_layers,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, self.lora, self.dtype)
+        )(config, self.lora, self.dtype, self.mesh)
         self.norm = RMSNorm(config.norm_eps, self.dtype)
 
     def __call__(
@@ -184,14 +199,18 @@ class Llama(nn.Module):
         positions = start[..., None] + offsets
         cos, sin = rotation(positions, self.config)
 
-        x = jnp.take(self.embed(), tokens, axis=0).astype(self.dtype)
+        table = gathered(self.mesh, self.embed(), _Table.axes)
+        x = jnp.take(table, tokens, axis=0).astype(self.dtype)
+        x = constrain(self.mesh, x, activation_axes(x.ndim))
         cached = [(level.keys, level.values) for level in ancestors]
         x, (keys, values) = self.layers(x, cached, [a.lengths for a in ancestors], cos, sin)
-        return self.norm(x), Level(keys, values, lengths)
+        level = Level(keys, values, lengths)
+        return self.norm(x), constrain(self.mesh, level, level_axes(len(leading)))
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Next-token logits of hidden states returned by the model, float32."""
         kernel = self.embed() if self.config.tie_embeddings else self.head()
+        kernel = gathered(self.mesh, kernel, _Table.axes)
         return jax.lax.dot_general(
             hidden,
             kernel.astype(self.dtype),
@@ -211,11 +230,12 @@ class _Table(nn.Module):
     key: str
     shape: tuple[int, int]
     dtype: Any
+    axes: ClassVar[P] = P("vocab", "embed")
 
     @nn.compact
     def __call__(self) -> Float[Array, "V D"]:
         initial = nn.initializers.normal(0.02)
-        return parameter(self, self.key, initial, ("vocab", "embed"), self.shape, self.dtype)
+        return parameter(self, self.key, initial, tuple(self.axes), self.shape, self.dtype)
 
 
 def forward(
@@ -246,16 +266,16 @@ def next_logits(
 
 
 def init_params(model: Llama, key: Array) -> Params:
-    """Random base weights in the model's dtype, as a plain tree of arrays."""
-    return _init(model, key)["params"]
+    """Random base weights in the model's dtype, each made in its shards."""
+    return _jit_init(model, "params")(place(model.mesh, key, P()))
 
 
 def init_adapter(model: Llama, key: Array) -> Params:
-    """A new adapter in float32 that leaves the model's outputs unchanged (B = 0)."""
+    """A new adapter in float32 that leaves the model's outputs unchanged (B = 0), in its shards."""
     if model.lora is None:
         raise ValueError("the model has no LoRA configuration")
     # The base weights are never materialised: under jit, what is not returned is not computed.
-    return jax.jit(lambda key: _init(model, key)["adapter"])(key)
+    return _jit_init(model, "adapter")(place(model.mesh, key, P()))
 
 
 def abstract_variables(model: Llama) -> Params:
@@ -263,10 +283,25 @@ def abstract_variables(model: Llama) -> Params:
     return jax.eval_shape(lambda: _boxed_init(model, jax.random.key(0)))
 
 
+@functools.lru_cache
+def logical_axes(model: Llama) -> Params:
+    """The logical axes of every variable, each as a PartitionSpec of names."""
+    axes: Params = nn.get_partition_spec(abstract_variables(model))
+    return axes
+
+
 def _boxed_init(model: Llama, key: Array) -> Params:
     tokens = jnp.zeros((1, 1), jnp.int32)
+    # One row cannot be split.
+    model = model.clone(mesh=None)
     return dict(model.init({"params": key}, tokens, method=Llama.everything))
 
 
-def _init(model: Llama, key: Array) -> Params:
-    return nn.unbox(_boxed_init(model, key))
+def _jit_init(model: Llama, collection: str) -> Any:
+    def init(key: Array) -> Params:
+        variables: Params = nn.unbox(_boxed_init(model, key))[collection]
+        return variables
+
+    if model.mesh is None:
+        return jax.jit(init)
+    return jax.jit(init, out_shardings=shardings(model.mesh, logical_axes(model)[collection]))

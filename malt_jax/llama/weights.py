@@ -12,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
 from malt_jax.errors import UserError
 from malt_jax.llama.config import LlamaConfig
-from malt_jax.llama.model import Llama, Params, abstract_variables
+from malt_jax.llama.model import Llama, Params, abstract_variables, logical_axes
+from malt_jax.pods.sharding import shardings, to_host
 
 _ATTENTION = {name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")}
 _MLP = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
@@ -36,6 +40,8 @@ class Leaf:
     names: tuple[str, ...]
     """Hugging Face's tensor names: one, or one per layer for an array stacked over layers."""
     stacked: bool
+    axes: P
+    """Logical names of its axes."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -56,18 +62,21 @@ class TensorSource:
 
 def leaves(config: LlamaConfig) -> list[Leaf]:
     """Every array of the model's parameter tree, with the names of its tensors."""
-    tree = nn.unbox(abstract_variables(Llama(config))["params"])
+    tree = flatten_dict(nn.unbox(abstract_variables(Llama(config))["params"]))
+    axes = flatten_dict(logical_axes(Llama(config))["params"])
     return [
-        Leaf(path, tuple(array.shape), _tensor_names(path, config), path[0] == "layers")
-        for path, array in flatten_dict(tree).items()
+        Leaf(path, array.shape, _tensor_names(path, config), path[0] == "layers", axes[path])
+        for path, array in tree.items()
     ]
 
 
-def assemble(source: TensorSource, config: LlamaConfig, dtype: Any) -> Params:
-    """Builds the parameter tree from a checkpoint's tensors, cast to `dtype`.
+def assemble(
+    source: TensorSource, config: LlamaConfig, dtype: Any, mesh: Mesh | None = None
+) -> Params:
+    """Builds the parameter tree from a checkpoint's tensors, cast to `dtype`, in its shards.
 
-    Holds the finished arrays, one array under construction and one tensor; never the whole
-    checkpoint twice.
+    Holds this process's part of the finished arrays and of the array under construction, and one
+    tensor; never the whole checkpoint twice.
 
     Raises one UserError that lists every tensor that is missing, surplus or misshaped, and one for
     a tensor whose numbers are not floats.
@@ -75,14 +84,34 @@ def assemble(source: TensorSource, config: LlamaConfig, dtype: Any) -> Params:
     expected = leaves(config)
     _check_names_and_shapes(source, expected, config)
     dtype = jnp.dtype(dtype)
+    where: Sharding = SingleDeviceSharding(jax.local_devices()[0])
     tree = {}
     for leaf in expected:
-        host = np.empty(leaf.shape, dtype)
-        rows = host if leaf.stacked else host[None]
-        for row, name in zip(rows, leaf.names, strict=True):
-            row[...] = _as_float(source, name).astype(dtype, copy=False)
-        tree[leaf.path] = jax.device_put(host)
+        if mesh is not None:
+            where = shardings(mesh, leaf.axes)
+        tree[leaf.path] = _assemble_leaf(source, leaf, dtype, where)
     return unflatten_dict(tree)
+
+
+def _assemble_leaf(source: TensorSource, leaf: Leaf, dtype: Any, where: Sharding) -> Array:
+    """One array of the tree; every tensor is read once, whatever the number of its shards here."""
+
+    def bounds(index: Any) -> tuple[tuple[int, int, int], ...]:
+        return tuple(part.indices(size) for part, size in zip(index, leaf.shape, strict=True))
+
+    # Copies on several devices share their host memory.
+    indices = where.addressable_devices_indices_map(leaf.shape).values()
+    parts = {bounds(index): index for index in indices if index is not None}
+    shapes = {key: [stop - start for start, stop, _ in key] for key in parts}
+    host = {key: np.empty(shape, dtype) for key, shape in shapes.items()}
+    for layer, name in enumerate(leaf.names):
+        tensor = _as_float(source, name)
+        for key, index in parts.items():
+            if leaf.stacked:
+                host[key][layer] = tensor[index[1:]]
+            else:
+                host[key][...] = tensor[index]
+    return jax.make_array_from_callback(leaf.shape, where, lambda index: host[bounds(index)])
 
 
 def disassemble(params: Params, config: LlamaConfig) -> Iterator[tuple[str, np.ndarray]]:
@@ -91,11 +120,11 @@ def disassemble(params: Params, config: LlamaConfig) -> Iterator[tuple[str, np.n
     order = leaves(config)
     for leaf in order:
         if not leaf.stacked:
-            yield leaf.names[0], np.asarray(arrays[leaf.path])
+            yield leaf.names[0], to_host(arrays[leaf.path])
     for layer in range(config.num_layers):
         for leaf in order:
             if leaf.stacked:
-                yield leaf.names[layer], np.asarray(arrays[leaf.path][layer])
+                yield leaf.names[layer], to_host(arrays[leaf.path][layer])
 
 
 def _tensor_names(path: tuple[str, ...], config: LlamaConfig) -> tuple[str, ...]:

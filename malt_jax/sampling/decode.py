@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from malt_jax.llama.levels import Level
+from malt_jax.llama.levels import Level, level_axes
 from malt_jax.llama.model import Llama, Params, forward, next_logits
+from malt_jax.pods.sharding import batch_shards, constrain, place, to_host
 from malt_jax.sampling.cache import append, empty_level
 from malt_jax.sampling.filters import Filters, draw
 
@@ -50,6 +54,15 @@ class Completions:
         """The sampled ids of one node, the stop token included."""
         return self.tokens[node][: self.lengths[node]].tolist()
 
+    def of_questions(self, count: int) -> Completions:
+        """The completions of the first questions."""
+        return Completions(
+            self.tokens[:count],
+            self.log_probabilities[:count],
+            self.lengths[:count],
+            self.finish[:count],
+        )
+
 
 class DecodeState(flax.struct.PyTreeNode):
     """Everything that a decode step reads and writes."""
@@ -68,20 +81,42 @@ class DecodeState(flax.struct.PyTreeNode):
     def size(self) -> int:
         return self.tokens.shape[-1]
 
+    @property
+    def axes(self) -> DecodeState:
+        """The logical axes of every array."""
+        axes: Any = {name: P("batch") for name in self.__dataclass_fields__}
+        return DecodeState(**axes | {"level": level_axes(self.last.ndim), "step": P()})
+
 
 def node_keys(
-    key: Key[Array, ""], questions: Int[np.ndarray, "Q"], branching: Sequence[int]
+    key: Key[Array, ""],
+    questions: Int[np.ndarray, "Q"],
+    branching: Sequence[int],
+    first_branch: int = 0,
 ) -> Key[Array, "Q *n"]:
-    """A key for every node: a function of the key, the question's id and the path, nothing else."""
+    """A key for every node: a function of the key, the question's id and the path, nothing else.
+
+    first_branch: number of the first branch below every question, for trees that get more of them.
+    """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(questions, jnp.uint32))
-    for branches in branching:
+    for depth, branches in enumerate(branching):
+        numbers = np.arange(branches, dtype=np.uint32) + np.uint32(
+            first_branch if depth == 0 else 0
+        )
         flat = jax.vmap(
-            lambda parent, n=branches: jax.vmap(jax.random.fold_in, (None, 0))(
-                parent, jnp.arange(n, dtype=jnp.uint32)
-            )
+            lambda parent, numbers=numbers: jax.vmap(jax.random.fold_in, (None, 0))(parent, numbers)
         )(keys.reshape(-1))
         keys = flat.reshape(*keys.shape, branches)
     return keys
+
+
+def cache_sizes(max_tokens: int, chunk: int) -> Iterator[int]:
+    """Tokens that the cache of a completion has room for, one size after the other."""
+    size = min(max(chunk, ROOM), max_tokens)
+    while size < max_tokens:
+        yield size
+        size = min(2 * size, max_tokens)
+    yield size
 
 
 def decode(
@@ -107,31 +142,41 @@ def decode(
     The cache of the new level starts with room for ROOM tokens or one chunk and doubles when it is
     full, so a step reads little more than what was written. When half of the questions have
     finished all their completions, the others go on without them; so sampling does not pay the
-    longest completion's steps for all. Each size is one compiled program.
+    longest completion's steps for all. Each size is one compiled program. On a mesh every part of
+    the batch keeps half of its own questions, so that none has to move to another device.
+
+    All that the host decides follows from which completions have finished, which every process
+    reads in whole: so all processes run the same programs.
     """
-    stops = jnp.asarray(sorted(stop_ids), jnp.int32)
-    limit = jnp.int32(max_tokens)
-    state = _initial_state(model, jnp.asarray(first, jnp.int32), min(max(chunk, ROOM), max_tokens))
+    mesh = model.mesh
+    shards = batch_shards(mesh)
+    stops = place(mesh, np.array(sorted(stop_ids), np.int32), P())
+    limit = place(mesh, np.int32(max_tokens), P())
+    keys, first = place(mesh, (keys, first.astype(np.int32)), P("batch"))
+    filters = place(mesh, filters, P())
+    sizes = cache_sizes(max_tokens, chunk)
+    state = initial_state(model, first, next(sizes))
     done = _Results(first.shape, max_tokens)
     rows = np.arange(len(first))
     fewest = max(1, len(rows) >> HALVINGS)
     while True:
         if int(state.step) == state.size:
-            state = _grow(state, min(2 * state.size, max_tokens))
+            state = grow(state, next(sizes), mesh)
         state = decode_chunk(model, variables, ancestors, state, keys, filters, stops, limit, chunk)
         if on_chunk is not None:
             on_chunk(state)
-        running = np.asarray(state.finish).reshape(len(rows), -1) == Finish.RUNNING
-        alive = running.any(axis=1)
+        running = to_host(state.finish).reshape(shards, len(rows) // shards, -1) == Finish.RUNNING
+        alive = running.any(axis=-1)
         if not alive.any():
             break
-        half = -(-len(rows) // 2)
-        if fewest <= half < len(rows) and alive.sum() <= half:
+        half = -(-alive.shape[1] // 2)
+        if fewest <= half * shards < len(rows) and alive.sum(axis=1).max() <= half:
             done.record(rows, state)
             # Finished questions fill up the half, so that its size does not depend on their number.
-            kept = np.sort(np.argsort(~alive, kind="stable")[:half])
-            state, ancestors, keys = _of_questions(state, ancestors, keys, jnp.asarray(kept))
-            rows = rows[kept]
+            kept = np.sort(np.argsort(~alive, axis=1, kind="stable")[:, :half])
+            part = place(mesh, kept, P("batch"))
+            state, ancestors, keys = _of_questions(state, ancestors, keys, part, mesh)
+            rows = np.take_along_axis(rows.reshape(alive.shape), kept, axis=1).reshape(-1)
     done.record(rows, state)
     return done.completions()
 
@@ -148,10 +193,10 @@ class _Results:
     def record(self, rows: Int[np.ndarray, " R"], state: DecodeState) -> None:
         """Takes over what `state` holds; its rows are those of the questions given."""
         size = state.size
-        self.tokens[rows, ..., :size] = state.tokens
-        self.log_probabilities[rows, ..., :size] = state.log_probabilities
-        self.lengths[rows] = state.lengths
-        self.finish[rows] = state.finish
+        self.tokens[rows, ..., :size] = to_host(state.tokens)
+        self.log_probabilities[rows, ..., :size] = to_host(state.log_probabilities)
+        self.lengths[rows] = to_host(state.lengths)
+        self.finish[rows] = to_host(state.finish)
 
     def completions(self) -> Completions:
         longest = int(self.lengths.max())
@@ -187,7 +232,7 @@ def decode_chunk(
     def advance(state: DecodeState) -> DecodeState:
         return _step(model, variables, ancestors, state, keys, filters, stop_ids, max_tokens)
 
-    return jax.lax.while_loop(go_on, advance, state)
+    return constrain(model.mesh, jax.lax.while_loop(go_on, advance, state), state.axes)
 
 
 def _step(
@@ -205,6 +250,8 @@ def _step(
         model, variables, state.last[..., None], ones, (*ancestors, state.level)
     )
     logits = next_logits(model, variables, hidden[..., 0, :])
+    # Drawing looks at the whole vocabulary, several times.
+    logits = constrain(model.mesh, logits, P("batch"))
     position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), state.step)
     tokens, log_probabilities = draw(logits, position_keys.reshape(keys.shape), filters)
 
@@ -219,7 +266,7 @@ def _step(
         update = jnp.where(running, value, jnp.zeros_like(value))[..., None]
         return jax.lax.dynamic_update_slice_in_dim(buffer, update, state.step, buffer.ndim - 1)
 
-    return DecodeState(
+    state = DecodeState(
         level=append(state.level, token_level, state.step),
         tokens=record(state.tokens, tokens),
         log_probabilities=record(state.log_probabilities, log_probabilities),
@@ -228,11 +275,13 @@ def _step(
         last=tokens,
         step=state.step + 1,
     )
+    return constrain(model.mesh, state, state.axes)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "size"))
-def _initial_state(model: Llama, first: Int[Array, "*N"], size: int) -> DecodeState:
-    return DecodeState(
+def initial_state(model: Llama, first: Int[Array, "*N"], size: int) -> DecodeState:
+    """Nothing decoded yet, and room for `size` tokens a node."""
+    state = DecodeState(
         level=empty_level(model, first.shape, size),
         tokens=jnp.zeros((*first.shape, size), jnp.int32),
         log_probabilities=jnp.zeros((*first.shape, size), jnp.float32),
@@ -241,36 +290,53 @@ def _initial_state(model: Llama, first: Int[Array, "*N"], size: int) -> DecodeSt
         last=first,
         step=jnp.int32(0),
     )
+    return constrain(model.mesh, state, state.axes)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="mesh")
 def _of_questions(
     state: DecodeState,
     ancestors: tuple[Level, ...],
     keys: Key[Array, "*N"],
-    rows: Int[Array, " R"],
+    kept: Int[Array, "shards R"],
+    mesh: Mesh | None,
 ) -> tuple[DecodeState, tuple[Level, ...], Key[Array, "*M"]]:
-    """The part of a batch that belongs to some of its questions."""
+    """The part of a batch that belongs to some of its questions: to those that are `kept` of each
+    of its shards, counted within the shard."""
+    shards, rows = kept.shape
+
+    def of(x: Array, axis: int = 0) -> Array:
+        before, after = x.shape[:axis], x.shape[axis + 1 :]
+        split = x.reshape(*before, shards, x.shape[axis] // shards, *after)
+        taken = jax.vmap(lambda part, rows: jnp.take(part, rows, axis=axis), (axis, 0), axis)(
+            split, kept
+        )
+        return taken.reshape(*before, shards * rows, *after)
 
     def of_level(level: Level) -> Level:
         if not level.leading:
             return level
-        keys, values = (jnp.take(x, rows, axis=1) for x in (level.keys, level.values))
-        return Level(keys, values, level.lengths[rows])
+        part = Level(of(level.keys, 1), of(level.values, 1), of(level.lengths))
+        return constrain(mesh, part, level_axes(len(level.leading)))
 
-    part = state.replace(
+    part = DecodeState(
         level=of_level(state.level),
-        tokens=state.tokens[rows],
-        log_probabilities=state.log_probabilities[rows],
-        lengths=state.lengths[rows],
-        finish=state.finish[rows],
-        last=state.last[rows],
+        tokens=of(state.tokens),
+        log_probabilities=of(state.log_probabilities),
+        lengths=of(state.lengths),
+        finish=of(state.finish),
+        last=of(state.last),
+        step=state.step,
     )
-    return part, tuple(of_level(level) for level in ancestors), keys[rows]
+    return (
+        constrain(mesh, part, part.axes),
+        tuple(of_level(level) for level in ancestors),
+        constrain(mesh, of(keys), P("batch")),
+    )
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _grow(state: DecodeState, size: int) -> DecodeState:
+@functools.partial(jax.jit, static_argnames=("size", "mesh"))
+def grow(state: DecodeState, size: int, mesh: Mesh | None) -> DecodeState:
     """Makes room for `size` tokens a node."""
     more = size - state.size
 
@@ -282,8 +348,9 @@ def _grow(state: DecodeState, size: int) -> DecodeState:
     level = state.level.replace(
         keys=widen(state.level.keys, -1), values=widen(state.level.values, -2)
     )
-    return state.replace(
+    state = state.replace(
         level=level,
         tokens=widen(state.tokens, -1),
         log_probabilities=widen(state.log_probabilities, -1),
     )
+    return constrain(mesh, state, state.axes)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
 from malt_jax.llama.levels import Level
 from malt_jax.llama.model import Llama, Params
+from malt_jax.pods.sharding import batch_shards, place
 from malt_jax.sampling.cache import pad_segments, prefill
 from malt_jax.sampling.decode import Completions, DecodeState, decode, node_keys
 from malt_jax.sampling.filters import Filters
@@ -37,6 +38,8 @@ class Sampler:
         questions: Int[np.ndarray, "Q"],
         key: Key[Array, ""],
         on_chunk: Callable[[DecodeState], None] | None = None,
+        *,
+        first_branch: int = 0,
     ) -> Completions:
         """Draws branching[-1] completions for every node of the deepest level given.
 
@@ -45,36 +48,46 @@ class Sampler:
                    axes (Q, *branching[:d]). Those of the last level may not be empty.
         branching: branches down to and including the completions, len(levels) - 1 numbers.
         questions: ids of the questions, which the random keys depend on.
+        first_branch: number of the first branch below every question; branches drawn in several
+                   calls are those of one call that draws them all.
 
         Each segment is prefilled once, whatever the number of its descendants. The last token of a
         prompt is not prefilled but fed as the first input of the decode, separately by each of its
         completions, so that no logits have to be carried over from the prefill.
         """
+        mesh = self.model.mesh
+        asked = len(questions)
+        missing = -asked % batch_shards(mesh)
+        # The last question again and again, so that the batch divides by its shards.
+        questions = np.pad(questions, (0, missing), mode="edge")
         rows = len(questions)
         ancestors: tuple[Level, ...] = ()
         for depth, segments in enumerate(levels):
             leading = (rows, *branching)[:depth]
+            if depth:
+                last = len(segments) // asked
+                segments = [*segments, *[*segments[-last:]] * missing]
             if depth == len(levels) - 1:
                 first = np.array([segment[-1] for segment in segments], np.int32)
                 segments = [segment[:-1] for segment in segments]
             tokens, lengths = pad_segments(segments, leading)
-            level = prefill(
-                self.model, variables, jnp.asarray(tokens), jnp.asarray(lengths), ancestors
-            )
+            tokens, lengths = place(mesh, (tokens, lengths), P("batch") if leading else P())
+            level = prefill(self.model, variables, tokens, lengths, ancestors)
             ancestors = (*ancestors, level)
         forked = np.repeat(first, branching[-1]).reshape(rows, *branching)
-        return decode(
+        completions = decode(
             self.model,
             variables,
             ancestors,
             forked,
-            node_keys(key, questions, branching),
+            node_keys(key, questions, branching, first_branch),
             self.filters,
             stop_ids=self.stop_ids,
             max_tokens=self.max_tokens,
             chunk=self.chunk,
             on_chunk=on_chunk,
         )
+        return completions.of_questions(asked)
 
 
 def prompt_rows(levels: Sequence[Segments]) -> list[list[int]]:
