@@ -25,6 +25,7 @@ class Metrics:
     def __init__(self, run: Path | str, *, writes: bool = True) -> None:
         """`writes` is False in all processes of a run but one: what they log goes nowhere."""
         self._file = Path(run) / METRICS_FILE if writes else Path(os.devnull)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         self._forget(None)
         self._lines = open(self._file, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._board = None
