@@ -136,7 +136,7 @@ def choose(
         ("sampling", config.sampling_mesh, sampling_rank, weights),
         ("learning", config.learning_mesh, learning_rank, trained),
     ):
-        sizes = min(_fitting(f"{stage}_mesh", wanted, config, shape, hardware), key=rank)
+        sizes = min(fitting(f"{stage}_mesh", wanted, config, shape, hardware), key=rank)
         if hardware.devices > 1:
             logger.info(
                 "%s on %d devices: %s. Weights%s of %.1f GB take %.2f GB of each device's %.1f GB",
@@ -150,7 +150,7 @@ def choose(
     return chosen[0], chosen[1]
 
 
-def _fitting(
+def fitting(
     section: str, wanted: MeshConfig, config: Config, shape: LlamaConfig, hardware: Hardware
 ) -> list[Sizes]:
     """All sizes that agree with the options and fit model, batches and devices."""
