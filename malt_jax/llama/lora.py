@@ -78,6 +78,8 @@ class Linear(nn.Module):
         b = _adapter_matrix(self, "b", jnp.zeros, (out_axis, "rank"), (self.features, lora.rank))
         if self.has_rng("dropout") and lora.dropout > 0:
             x = nn.Dropout(lora.dropout, deterministic=False)(x)
+        a = gathered(self.mesh, a, P("rank", in_axis))
+        b = gathered(self.mesh, b, P(out_axis, "rank"))
         low = _product(x, a.astype(self.dtype))
         return _product(low, b.astype(self.dtype)) * jnp.asarray(lora.scale, self.dtype)
 

@@ -20,9 +20,10 @@ from malt_jax.llama.config import LlamaConfig
 
 logger = logging.getLogger(__name__)
 
-SAMPLING_SHARE = 1 / 2
-"""Of a device's memory that the weights may take when sampling; the rest is for the cache."""
-LEARNING_SHARE = 1 / 8
+SAMPLING_SHARE = 1 / 3
+"""Of a device's memory that the weights may take when sampling; the rest is for the cache, for what
+a step computes, and for learning's copy of the weights."""
+LEARNING_SHARE = 1 / 16
 """Of a device's memory up to which copies of what is trained are worth the gathers they save."""
 
 _FULL_STATE_BYTES = 16
