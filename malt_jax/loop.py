@@ -17,11 +17,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
-from malt_jax import credit, evaluation, report
-from malt_jax.config import Config
+from malt_jax import credit, evaluation
+from malt_jax.config import Config, plain
 from malt_jax.credit import Node, RoleRows
+from malt_jax.evaluation.results import write_results
+from malt_jax.evaluation.sampling import Policies
+from malt_jax.evaluation.store import Store
+from malt_jax.evaluation.systems import MALT, STANDARD, STAR
 from malt_jax.experiment import Experiment, prepare
 from malt_jax.learning.batches import Example
 from malt_jax.learning.dpo import train_dpo
@@ -29,11 +33,12 @@ from malt_jax.learning.fit import OnStep, StepMetrics
 from malt_jax.learning.sft import train_sft
 from malt_jax.llama.model import Params
 from malt_jax.runs.checkpoints import restore_tree, save_tree
-from malt_jax.runs.directory import RunDirectory, Stage
+from malt_jax.runs.directory import RunDirectory, Stage, versions
 from malt_jax.runs.metrics import Metrics
 from malt_jax.runs.progress import Progress
 from malt_jax.tasks.base import Question
 from malt_jax.tree import Tree, expand, from_parquet, graded, to_parquet
+from malt_jax.value_uncertainty import value_uncertainty
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,11 @@ class Learned:
     final: dict[str, Params]
     """After DPO where there was any: MALT's policies."""
 
+    @property
+    def policies(self) -> Policies:
+        """What the evaluation compares with the base model."""
+        return {STAR: self.sft, MALT: self.final}
+
 
 def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     """Runs all stages that are not finished yet and returns the results (docs/results-schema.md).
@@ -58,8 +68,7 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     """
     experiment = prepare(config)
     train = experiment.questions("train", config.task.train_questions)
-    limits = [n for n in (config.task.test_questions, config.evaluation.questions) if n is not None]
-    test = experiment.questions("test", min(limits, default=None))
+    test = experiment.questions("test", test_limit(config))
     experiment.check_lengths([*train, *test])
 
     with Metrics(directory.path) as metrics:
@@ -69,11 +78,34 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
             round_ = Round(experiment, directory, metrics, number, train, learned)
             learned = round_.learn()
             counts.append(round_.counts())
-        seeds = _evaluate(experiment, directory, learned, test)
-    outcomes = evaluation.outcomes(experiment.task, seeds)
-    results = report.results(experiment, directory, outcomes, counts, _stages(config, directory))
-    report.write(directory, results)
+            uncertain = value_uncertainty(round_.rewards(), config.credit.threshold)
+    store = Store(directory.path / evaluation.FOLDER)
+    seeds = config.evaluation.seeds
+    judged = evaluation.evaluate(experiment, learned.policies, STANDARD, test, seeds, store)
+    seconds = {name: round(directory.seconds(name), 3) for name in _stages(config, directory)}
+    for seed in range(seeds):
+        seconds[f"{evaluation.FOLDER}/seed-{seed}"] = round(store.seconds(seed), 3)
+    results = {
+        "model": experiment.checkpoint.name,
+        "task": experiment.task.name,
+        **judged,
+        "rounds": counts,
+        "values": {
+            role: values._asdict()
+            for role, values in zip(experiment.pipeline.names, uncertain, strict=False)
+        },
+        "seconds": seconds,
+        "config": plain(config),
+        "versions": versions(),
+    }
+    write_results(directory.path, results)
     return results
+
+
+def test_limit(config: Config) -> int | None:
+    """How many questions of the test split a configuration evaluates on; None: all."""
+    limits = (config.task.test_questions, config.evaluation.questions)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def learned(experiment: Experiment, directory: RunDirectory) -> Learned:
@@ -142,6 +174,10 @@ class Round:
         """Rows and pairs per role."""
         folder = self.directory.finished(f"round-{self.number}/rows")
         return json.loads((folder / "counts.json").read_text())
+
+    def rewards(self) -> Float[np.ndarray, "Q *n"]:
+        """The grades of all leaves."""
+        return np.concatenate([tree.rewards for tree in self._trees()])
 
     def _key(self) -> Key[Array, ""]:
         key = jax.random.key(self.experiment.config.seed)
@@ -304,65 +340,6 @@ class Round:
             yield on_step
 
 
-def _evaluate(
-    experiment: Experiment,
-    directory: RunDirectory,
-    learned: Learned,
-    questions: Sequence[Question],
-) -> list[list[dict[str, Tree]]]:
-    """The passes of every policy on every question, for each seed."""
-    config = experiment.config.evaluation
-    trainables = {
-        evaluation.BASE: {},
-        evaluation.STAR: learned.sft,
-        evaluation.MALT: learned.final,
-    }
-    branching = (config.votes,) + (1,) * (len(experiment.prompts) - 1)
-    roles = experiment.pipeline.names
-    seeds = []
-    for seed in range(config.seeds):
-        name = f"evaluation/seed-{seed}"
-        batches = _batches(questions, config.questions_per_batch)
-        key = evaluation.seed_key(experiment, seed)
-
-        def read(folder: Path, file: str, asked: Sequence[Question]) -> dict[str, Tree]:
-            return {
-                policy: from_parquet(folder / policy / file, asked, roles, branching)
-                for policy in trainables
-            }
-
-        if directory.is_done(name):
-            folder = directory.finished(name)
-            seeds.append([read(folder, file, asked) for file, asked in batches])
-            continue
-        with directory.stage(name) as stage:
-            done = [
-                read(stage.path, file, asked)
-                for file, asked in batches
-                if all(stage.has(f"{policy}/{file}") for policy in trainables)
-            ]
-            start = sum(len(asked) for _, asked in batches[: len(done)])
-            title = f"evaluation, seed {seed}"
-            with Progress(title, len(questions), "questions", start=start) as progress:
-                tokens = 0
-                for file, asked in batches[len(done) :]:
-                    trees = evaluation.answer(experiment, trainables, asked, key)
-                    for policy, tree in trees.items():
-                        stage.write(f"{policy}/{file}", to_parquet(tree))
-                    done.append(trees)
-                    tokens += sum(tree.tokens for tree in trees.values())
-                    progress.update(
-                        done=sum(len(asked) for _, asked in batches[: len(done)]),
-                        tokens=tokens,
-                        **{
-                            policy: float(np.mean([trees[policy].rewards.mean() for trees in done]))
-                            for policy in trainables
-                        },
-                    )
-        seeds.append(done)
-    return seeds
-
-
 def _stages(config: Config, directory: RunDirectory) -> list[str]:
     """Names of all finished stages in the order in which they run."""
     names = []
@@ -370,7 +347,6 @@ def _stages(config: Config, directory: RunDirectory) -> list[str]:
         names += [f"round-{number}/trees", f"round-{number}/rows"]
         for role in config.pipeline.roles:
             names += [f"round-{number}/{role.name}/sft", f"round-{number}/{role.name}/dpo"]
-    names += [f"evaluation/seed-{seed}" for seed in range(config.evaluation.seeds)]
     return [name for name in names if directory.is_done(name)]
 
 

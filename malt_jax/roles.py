@@ -178,10 +178,12 @@ class RolePrompt:
         name = self.ancestors[depth - 1]
         if name not in self._behind:
             return ()
+        return self.without_stop(completion) + self._behind[name]
+
+    def without_stop(self, completion: Sequence[int]) -> tuple[int, ...]:
+        """A completion's ids without the stop token that ended it, if one did."""
         ids = tuple(completion)
-        if ids and ids[-1] in self._stop_ids:
-            ids = ids[:-1]
-        return ids + self._behind[name]
+        return ids[:-1] if ids and ids[-1] in self._stop_ids else ids
 
     def levels(
         self, question: str, completions: Sequence[Sequence[int]]

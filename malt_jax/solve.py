@@ -8,9 +8,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from malt_jax import evaluation, loop, tasks
+from malt_jax import loop, tasks
 from malt_jax.command import command
 from malt_jax.config import Config, describe_options, load_config
+from malt_jax.evaluation.sampling import seed_key
 from malt_jax.experiment import Experiment, Trainables, prepare
 from malt_jax.llama.checkpoint import load_checkpoint_tokenizer
 from malt_jax.roles import QUESTION, load_pipeline
@@ -117,7 +118,7 @@ def solve(experiment: Experiment, learned: Trainables, text: str, seed: int) -> 
             [experiment.variables(learned.get(name))],
             [question],
             (1,) * (depth + 1),
-            evaluation.seed_key(experiment, seed),
+            seed_key(experiment, seed),
             known=completions,
             on_chunk=show,
         )

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from malt_jax import loop, report
+from malt_jax import loop
 from malt_jax.command import command
 from malt_jax.config import describe_options, load_config
+from malt_jax.evaluation.results import RESULTS_FILE
+from malt_jax.reporting.terminal import print_table
 from malt_jax.runs.directory import open_run
 
 QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
@@ -41,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with open_run(options.run_dir, config) as directory:
         results = loop.run(config, directory)
     console = Console()
-    report.print_table(results, console)
-    console.print(f"everything is in {options.run_dir}, the figures in {report.RESULTS_FILE}")
+    print_table(results, console)
+    console.print(f"everything is in {options.run_dir}, the figures in {RESULTS_FILE}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import malt_jax
-from malt_jax import loop, solve, train
+from malt_jax import evaluate, loop, solve, train
 from malt_jax.errors import UserError
-from malt_jax.evaluation import SYSTEMS
+from malt_jax.evaluation.systems import STANDARD
 
 SMALL = [
     "task.train_questions=6",
@@ -38,6 +38,8 @@ def start(directory: Path, *overrides: str) -> None:
 def results(directory: Path) -> dict:
     content = json.loads((directory / "results.json").read_text())
     del content["seconds"]
+    for system in content["systems"].values():
+        del system["seconds"]
     return content
 
 
@@ -57,7 +59,7 @@ def test_results_follow_the_schema(run: Path) -> None:
     content = json.loads((run / "results.json").read_text())
     schema = json.loads((Path(malt_jax.__file__).parent / "results_schema.json").read_text())
     jsonschema.validate(content, schema)
-    assert set(content["systems"]) == set(SYSTEMS)
+    assert set(content["systems"]) == set(STANDARD)
     for name, system in content["systems"].items():
         assert system["questions"] == 5
         assert system["calls"] == (3 if "ma" in name.split("-")[-1] else 1) * (
@@ -150,7 +152,7 @@ def test_trees_without_a_pair_keep_the_sft_weights(
 def test_full_fine_tuning_runs_through_the_same_loop(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     start(directory, "learning.method=full", "sft.learning_rate=1e-4", "dpo.learning_rate=1e-4")
-    assert set(results(directory)["systems"]) == set(SYSTEMS)
+    assert set(results(directory)["systems"]) == set(STANDARD)
 
 
 def test_two_rounds_build_on_each_other(tmp_path: Path) -> None:
@@ -199,3 +201,41 @@ def test_errors_are_one_message_without_a_traceback(
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_evaluate_compares_all_systems_of_a_run(run: Path, tmp_path: Path) -> None:
+    """With the training's own samples, adding what is missing, and the same when asked again."""
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    samples = {f: f.read_bytes() for f in sorted((copy / "evaluation").rglob("*.parquet"))}
+    evaluate.main(["--run-dir", str(copy)])
+    folder = copy / "evaluation"
+    content = json.loads((folder / "results.json").read_text())
+    schema = json.loads((Path(malt_jax.__file__).parent / "results_schema.json").read_text())
+    jsonschema.validate(content, schema)
+    earlier = json.loads((run / "results.json").read_text())
+    assert len(content["systems"]) == 18
+    for name, system in earlier["systems"].items():
+        assert content["systems"][name]["accuracy"] == system["accuracy"]
+    assert content["values"] == earlier["values"] and content["rounds"] == earlier["rounds"]
+    assert samples == {f: f.read_bytes() for f in samples}
+    for name in content["systems"]:
+        assert f"| {name} |" in (folder / "tables.md").read_text()
+    assert {file.suffix for file in (folder / "plots").iterdir()} == {".png", ".svg"}
+
+    evaluate.main(
+        ["--run-dir", str(copy), "--systems", "sa,sa+mv@2", "--limit", "2", "--seeds", "2"]
+    )
+    content = json.loads((folder / "results.json").read_text())
+    assert list(content["systems"]) == ["sa", "sa+mv@2"]
+    assert all(s["questions"] == s["seeds"] == 2 for s in content["systems"].values())
+
+
+def test_evaluate_refuses_what_it_cannot_use(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"finish it first"):
+        evaluate.main(["--run-dir", str(tmp_path)])
+    with pytest.raises(UserError, match="no system 'sv'"):
+        evaluate.main(["--run-dir", str(run), "--systems", "sv"])
+    with pytest.raises(SystemExit):
+        evaluate.main(["--run-dir", str(run), "sampling.temperature=0"])
+    with pytest.raises(SystemExit):
+        evaluate.main(["--run-dir", str(run), "--limit", "0"])

@@ -100,9 +100,8 @@ def node_keys(
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(questions, jnp.uint32))
     for depth, branches in enumerate(branching):
-        numbers = np.arange(branches, dtype=np.uint32) + np.uint32(
-            first_branch if depth == 0 else 0
-        )
+        start = first_branch if depth == 0 else 0
+        numbers = np.arange(start, start + branches, dtype=np.uint32)
         flat = jax.vmap(
             lambda parent, numbers=numbers: jax.vmap(jax.random.fold_in, (None, 0))(parent, numbers)
         )(keys.reshape(-1))

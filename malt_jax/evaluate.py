@@ -1,0 +1,151 @@
+"""python -m malt_jax.evaluate: compares systems on a finished run or on a bare model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from malt_jax import evaluation, loop
+from malt_jax.command import command
+from malt_jax.config import Config, describe_options, load_config, plain
+from malt_jax.errors import UserError
+from malt_jax.evaluation.results import RESULTS_FILE, write_results
+from malt_jax.evaluation.sampling import Policies
+from malt_jax.evaluation.store import Store
+from malt_jax.evaluation.systems import all_names
+from malt_jax.experiment import Experiment, prepare
+from malt_jax.reporting.plots import write_plots
+from malt_jax.reporting.tables import latex, markdown
+from malt_jax.reporting.terminal import print_table
+from malt_jax.runs.directory import (
+    CONFIG_FILE,
+    RunDirectory,
+    open_run,
+    versions,
+    write_atomically,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m malt_jax.evaluate",
+        description="Compares systems (single roles, pipelines, votes, the debate, pipelines with"
+        " an untrained or a missing role) on the same questions, and writes results.json, tables"
+        " in Markdown and LaTeX, and plots. Completions that are there already, those of the"
+        " training run too, are not sampled again: an interrupted evaluation goes on where it was,"
+        " and another one with more questions, seeds or systems adds what is missing.",
+        epilog=describe_options(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run-dir", type=Path, help="a finished run of malt_jax.train")
+    source.add_argument(
+        "--config", type=Path, help="YAML file with options: evaluates the untrained model"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="directory for samples and results, in its folder evaluation/ (default: the run's;"
+        " needed with --config and with changed options)",
+    )
+    parser.add_argument(
+        "--systems",
+        help="names with commas between, such as sa,sa+mv@9,malt+mv,debate (default: all)",
+    )
+    parser.add_argument(
+        "--limit", type=_positive, help="questions to ask (default: as the options say)"
+    )
+    parser.add_argument("--seeds", type=_positive, help="repetitions (default: as the options say)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.field=value",
+        help="changed options, such as task.name=gsm_symbolic to see how what was learned carries"
+        " over; see below",
+    )
+    options = parser.parse_intermixed_args(arguments)
+    if options.out is None and (options.config or options.overrides):
+        parser.error("--out is needed with --config and with changed options")
+    run, out = options.run_dir, options.out or options.run_dir
+    if run is not None and not (run / RESULTS_FILE).is_file():
+        raise UserError(
+            f"{run} holds no finished run (no {RESULTS_FILE}); finish it first: python -m"
+            f" malt_jax.train --run-dir {run} with the options that it was begun with"
+        )
+    file = options.config if run is None else run / CONFIG_FILE
+    config = load_config(file, options.overrides)
+    with open_run(out, config) as directory:
+        experiment = prepare(config)
+        names = options.systems.split(",") if options.systems else None
+        content = _evaluate(experiment, run, directory, names, options.limit, options.seeds)
+        folder = directory.path / evaluation.FOLDER
+        write_results(folder, content)
+        write_atomically(folder / "tables.md", markdown(content))
+        write_atomically(folder / "tables.tex", latex(content))
+        plots = write_plots(content, folder / "plots")
+    console = Console()
+    print_table(content, console)
+    console.print(f"tables, {len(plots)} plots and {RESULTS_FILE} are in {folder}", soft_wrap=True)
+
+
+def _evaluate(
+    experiment: Experiment,
+    run: Path | None,
+    directory: RunDirectory,
+    names: Sequence[str] | None,
+    limit: int | None,
+    seeds: int | None,
+) -> dict[str, Any]:
+    config = experiment.config
+    policies: Policies = {}
+    trained: dict[str, Any] = {}
+    if run is not None:
+        earlier = RunDirectory.read(run)
+        policies = loop.learned(experiment, earlier).policies
+        trained = _training(run, earlier.config, config)
+    if names is None:
+        roles, votes = experiment.pipeline.names, config.evaluation.votes
+        names = all_names(roles, votes, trained=run is not None)
+    questions = experiment.questions("test", limit or loop.test_limit(config))
+    seeds = seeds or config.evaluation.seeds
+    store = Store(directory.path / evaluation.FOLDER)
+    judged = evaluation.evaluate(experiment, policies, names, questions, seeds, store)
+    return {
+        "model": experiment.checkpoint.name,
+        "task": experiment.task.name,
+        **judged,
+        **trained,
+        "seconds": {
+            f"{evaluation.FOLDER}/seed-{seed}": round(store.seconds(seed), 3)
+            for seed in range(seeds)
+        },
+        "config": plain(config),
+        "versions": versions(),
+    }
+
+
+def _training(run: Path, trained: Config, evaluated: Config) -> dict[str, Any]:
+    """What the results of the training say about it."""
+    try:
+        earlier: Mapping[str, Any] = json.loads((run / RESULTS_FILE).read_text())
+        kept = {name: earlier[name] for name in ("rounds", "values") if name in earlier}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{run / RESULTS_FILE} cannot be read: {error}") from None
+    if trained.task.name != evaluated.task.name:
+        kept["trained_on"] = trained.task.name
+    return kept
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    command(main)

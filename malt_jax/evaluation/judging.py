@@ -1,0 +1,118 @@
+"""Judging samples: answers read, compared and voted on, for every system, turn and group."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from malt_jax.evaluation.sampling import Policies, resolved
+from malt_jax.evaluation.store import Sample, Store
+from malt_jax.evaluation.systems import DEBATER, SILENT, Chain, System
+from malt_jax.statistics import majority_vote
+from malt_jax.tasks.base import Question, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one system did on every question, and what an answer cost."""
+
+    correct: Float[np.ndarray, "seeds Q"]
+    """1 or 0; without a vote the share of the passes that were right."""
+    verdict: Bool[np.ndarray, " Q"]
+    """Right or wrong, with the first seed: the vote's answer, or the first pass's."""
+    tokens: float
+    """Tokens sampled for one answer, on average."""
+    prompt_tokens: float
+    """Tokens of the prompts that they were sampled from."""
+    seconds: float | None
+    """Seconds of sampling for one answer."""
+
+
+class Judge:
+    """Judges what a store holds for some questions."""
+
+    def __init__(
+        self,
+        task: Task,
+        roles: Sequence[str],
+        policies: Policies,
+        questions: Sequence[Question],
+        seeds: int,
+        store: Store,
+    ) -> None:
+        self.questions = questions
+        self.roles = tuple(roles)
+        self.seeds = seeds
+        self._task = task
+        self._policies = policies
+        self._store = store
+        self._answers: dict[tuple[int, Chain, int, int], str | None] = {}
+
+    def outcome(self, system: System) -> Outcome:
+        """How a system did."""
+        chain = resolved(system.chain, self.roles, self._policies)
+        right = self.right(chain, system.passes, voted=system.voted)
+        used = system.passes if system.voted else 1
+        tokens = prompt_tokens = 0.0
+        seconds: list[float | None] = []
+        for depth in range(1, len(chain) + 1):
+            if chain[depth - 1] == SILENT:
+                continue
+            samples = self._samples(chain[:depth], system.passes)
+            tokens += used * float(np.mean([len(sample.ids) for sample in samples]))
+            prompt_tokens += used * float(np.mean([sample.prompt_tokens for sample in samples]))
+            rate = self._store.samples(0, chain[:depth]).seconds_per_completion
+            seconds.append(None if rate is None else used * rate)
+        known = [value for value in seconds if value is not None]
+        return Outcome(
+            correct=right.mean(axis=-1),
+            verdict=right[0, :, 0],
+            tokens=tokens,
+            prompt_tokens=prompt_tokens,
+            seconds=sum(known) if len(known) == len(seconds) else None,
+        )
+
+    def right(self, chain: Chain, passes: int, *, voted: bool) -> Bool[np.ndarray, "seeds Q P"]:
+        """Whether each answer is right: of every pass, or of the vote among them (P = 1)."""
+        chain = resolved(chain, self.roles, self._policies)
+        verdicts = [
+            [
+                [
+                    answer is not None and self._task.equal(answer, question.answer)
+                    for answer in self._given(seed, chain, question, passes, voted)
+                ]
+                for question in self.questions
+            ]
+            for seed in range(self.seeds)
+        ]
+        return np.array(verdicts, bool)
+
+    def _given(
+        self, seed: int, chain: Chain, question: Question, passes: int, voted: bool
+    ) -> list[str | None]:
+        answers = [self._answer(seed, chain, question.id, number) for number in range(passes)]
+        return [majority_vote(answers, self._task.equal)] if voted else answers
+
+    def _answer(self, seed: int, chain: Chain, question: int, number: int) -> str | None:
+        """The answer after a chain's last turn. A turn before the pipeline's last one that states
+        none (a verifier need not) leaves the one before it standing."""
+        key = (seed, chain, question, number)
+        if key not in self._answers:
+            sample = self._store.samples(seed, chain).by_node[question, number]
+            answer = self._task.extract(sample.text)
+            inner = 1 < len(chain) < len(self.roles) and DEBATER not in chain
+            if answer is None and inner:
+                answer = self._answer(seed, chain[:-1], question, number)
+            self._answers[key] = answer
+        return self._answers[key]
+
+    def _samples(self, chain: Chain, passes: int) -> list[Sample]:
+        return [
+            self._store.samples(seed, chain).by_node[question.id, number]
+            for seed in range(self.seeds)
+            for question in self.questions
+            for number in range(passes)
+        ]

@@ -1,0 +1,166 @@
+"""The completions that an evaluation has sampled, on the disk: what is there is not sampled again.
+
+A folder `seed-S/POLICY-POLICY-...` holds the completions of the last role of a chain, as Parquet
+files of any number of rows. A row is a function of the run, the seed, the chain, the question and
+the number of the pass, so files are only ever added: more questions, passes, seeds or systems
+extend what is there, and an interrupted evaluation goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int
+
+from malt_jax.errors import UserError
+from malt_jax.evaluation.systems import Chain
+from malt_jax.runs.directory import write_atomically
+from malt_jax.sampling.decode import Completions, Finish
+
+_SECONDS = b"seconds"
+_SCHEMA = pa.schema(
+    [
+        ("question", pa.int64()),
+        ("pass", pa.int32()),
+        ("text", pa.string()),
+        ("ids", pa.list_(pa.int32())),
+        ("log_probabilities", pa.list_(pa.float32())),
+        ("finish", pa.string()),
+        ("prompt_tokens", pa.int32()),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One completion."""
+
+    text: str
+    ids: Int[np.ndarray, " T"]
+    prompt_tokens: int
+
+
+@dataclasses.dataclass
+class Samples:
+    """All completions of one chain and seed, by question id and pass."""
+
+    by_node: dict[tuple[int, int], Sample]
+    seconds: list[tuple[float, int]]
+    """Seconds of sampling and completions of every file."""
+
+    def passes(self, question: int) -> int:
+        """How many passes a question has, from pass 0 on."""
+        count = 0
+        while (question, count) in self.by_node:
+            count += 1
+        return count
+
+    @property
+    def seconds_per_completion(self) -> float | None:
+        """The median over files, so that the compilation of the first ones does not count."""
+        rates = [seconds / completions for seconds, completions in self.seconds]
+        return statistics.median(rates) if rates else None
+
+
+class Store:
+    """The samples below one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._read: dict[tuple[int, Chain], Samples] = {}
+
+    def samples(self, seed: int, chain: Chain) -> Samples:
+        """What there is for a seed and a chain.
+
+        Raises UserError when a file cannot be read.
+        """
+        key = (seed, chain)
+        if key not in self._read:
+            self._read[key] = Samples({}, [])
+            for file in self._files(seed, chain):
+                _take(self._read[key], _table(file))
+        return self._read[key]
+
+    def add(
+        self,
+        seed: int,
+        chain: Chain,
+        nodes: Iterable[tuple[int, int]],
+        completions: Completions,
+        texts: Sequence[str],
+        prompt_tokens: Sequence[int],
+        seconds: float,
+    ) -> None:
+        """Writes completions, in one file that appears whole.
+
+        nodes: question id and pass of every completion, in the order of the arrays' flat rows.
+        """
+        lengths = completions.lengths.reshape(-1)
+        tokens = completions.tokens.reshape(len(lengths), -1)
+        log_probabilities = completions.log_probabilities.reshape(len(lengths), -1)
+        finish = completions.finish.reshape(-1)
+        rows = [
+            {
+                "question": question,
+                "pass": number,
+                "text": texts[row],
+                "ids": tokens[row][: lengths[row]],
+                "log_probabilities": log_probabilities[row][: lengths[row]],
+                "finish": Finish(finish[row]).name.lower(),
+                "prompt_tokens": prompt_tokens[row],
+            }
+            for row, (question, number) in enumerate(nodes)
+        ]
+        schema = _SCHEMA.with_metadata({_SECONDS: str(seconds).encode()})
+        table, buffer = pa.Table.from_pylist(rows, schema), io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+        samples, files = self.samples(seed, chain), self._files(seed, chain)
+        number = 1 + int(files[-1].stem.rpartition("-")[2]) if files else 0
+        file = self._folder(seed, chain) / f"samples-{number:05}.parquet"
+        write_atomically(file, buffer.getvalue())
+        _take(samples, table)
+
+    def seconds(self, seed: int) -> float:
+        """Seconds of sampling for a seed, as far as it has been read."""
+        return sum(
+            seconds
+            for (read, _), samples in self._read.items()
+            if read == seed
+            for seconds, _ in samples.seconds
+        )
+
+    def _folder(self, seed: int, chain: Chain) -> Path:
+        return self._directory / f"seed-{seed}" / "-".join(chain)
+
+    def _files(self, seed: int, chain: Chain) -> list[Path]:
+        return sorted(self._folder(seed, chain).glob("samples-*.parquet"))
+
+
+def _table(file: Path) -> pa.Table:
+    try:
+        table = pq.read_table(file, schema=_SCHEMA, page_checksum_verification=True)
+        seconds = pq.read_schema(file).metadata[_SECONDS]
+        float(seconds)
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read: {error}; delete it, and its completions are sampled again"
+        ) from None
+    return table.replace_schema_metadata({_SECONDS: seconds})
+
+
+def _take(samples: Samples, table: pa.Table) -> None:
+    ids = table.column("ids").combine_chunks()
+    flat, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+    columns = (table.column(name).to_pylist() for name in ("question", "pass", "text"))
+    prompt_tokens = table.column("prompt_tokens").to_pylist()
+    for row, (question, number, text) in enumerate(zip(*columns, strict=True)):
+        sample = Sample(text, flat[offsets[row] : offsets[row + 1]], prompt_tokens[row])
+        samples.by_node[question, number] = sample
+    samples.seconds.append((float(table.schema.metadata[_SECONDS]), table.num_rows))
