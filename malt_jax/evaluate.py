@@ -16,19 +16,15 @@ from malt_jax.config import Config, describe_options, load_config, plain
 from malt_jax.errors import UserError
 from malt_jax.evaluation.results import RESULTS_FILE, write_results
 from malt_jax.evaluation.sampling import Policies
-from malt_jax.evaluation.store import Store
+from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import all_names
 from malt_jax.experiment import Experiment, prepare
+from malt_jax.pods.processes import together
 from malt_jax.reporting.plots import write_plots
 from malt_jax.reporting.tables import latex, markdown
 from malt_jax.reporting.terminal import print_table
-from malt_jax.runs.directory import (
-    CONFIG_FILE,
-    RunDirectory,
-    open_run,
-    versions,
-    write_atomically,
-)
+from malt_jax.runs.agreement import start_facts
+from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,18 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     file = options.config if run is None else run / CONFIG_FILE
     config = load_config(file, options.overrides)
-    with open_run(out, config) as directory:
-        experiment = prepare(config)
-        names = options.systems.split(",") if options.systems else None
-        content = _evaluate(experiment, run, directory, names, options.limit, options.seeds)
-        folder = directory.path / evaluation.FOLDER
-        write_results(folder, content)
-        write_atomically(folder / "tables.md", markdown(content))
-        write_atomically(folder / "tables.tex", latex(content))
-        plots = write_plots(content, folder / "plots")
+    names = options.systems.split(",") if options.systems else None
+    with together(config.processes, start_facts(config, out)) as processes:
+        with open_run(out, config, processes) as directory:
+            content = _evaluate(prepare(config), run, directory, names, options)
+            write_results(directory, f"{FOLDER}/{RESULTS_FILE}", content)
+            directory.write(f"{FOLDER}/tables.md", markdown(content))
+            directory.write(f"{FOLDER}/tables.tex", latex(content))
+        if not processes.is_first:
+            return
+        plots = write_plots(content, out / FOLDER / "plots")
     console = Console()
     print_table(content, console)
-    console.print(f"tables, {len(plots)} plots and {RESULTS_FILE} are in {folder}", soft_wrap=True)
+    where = f"{len(plots)} plots and {RESULTS_FILE} are in {out / FOLDER}"
+    console.print(f"tables, {where}", soft_wrap=True)
 
 
 def _evaluate(
@@ -98,8 +96,7 @@ def _evaluate(
     run: Path | None,
     directory: RunDirectory,
     names: Sequence[str] | None,
-    limit: int | None,
-    seeds: int | None,
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     config = experiment.config
     policies: Policies = {}
@@ -111,9 +108,9 @@ def _evaluate(
     if names is None:
         roles, votes = experiment.pipeline.names, config.evaluation.votes
         names = all_names(roles, votes, trained=run is not None)
-    questions = experiment.questions("test", limit or loop.test_limit(config))
-    seeds = seeds or config.evaluation.seeds
-    store = Store(directory.path / evaluation.FOLDER)
+    questions = experiment.questions("test", options.limit or loop.test_limit(config))
+    seeds = options.seeds or config.evaluation.seeds
+    store = Store(directory)
     judged = evaluation.evaluate(experiment, policies, names, questions, seeds, store)
     return {
         "model": experiment.checkpoint.name,
@@ -121,8 +118,7 @@ def _evaluate(
         **judged,
         **trained,
         "seconds": {
-            f"{evaluation.FOLDER}/seed-{seed}": round(store.seconds(seed), 3)
-            for seed in range(seeds)
+            f"{FOLDER}/seed-{seed}": round(store.seconds(seed), 3) for seed in range(seeds)
         },
         "config": plain(config),
         "versions": versions(),

@@ -22,9 +22,9 @@ from jaxtyping import Array, Float, Key
 from malt_jax import credit, evaluation
 from malt_jax.config import Config, plain
 from malt_jax.credit import Node, RoleRows
-from malt_jax.evaluation.results import write_results
+from malt_jax.evaluation.results import RESULTS_FILE, write_results
 from malt_jax.evaluation.sampling import Policies
-from malt_jax.evaluation.store import Store
+from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STANDARD, STAR
 from malt_jax.experiment import Experiment, prepare
 from malt_jax.learning.batches import Example
@@ -79,12 +79,12 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
             learned = round_.learn()
             counts.append(round_.counts())
             uncertain = value_uncertainty(round_.rewards(), config.credit.threshold)
-    store = Store(directory.path / evaluation.FOLDER)
+    store = Store(directory)
     seeds = config.evaluation.seeds
     judged = evaluation.evaluate(experiment, learned.policies, STANDARD, test, seeds, store)
     seconds = {name: round(directory.seconds(name), 3) for name in _stages(config, directory)}
     for seed in range(seeds):
-        seconds[f"{evaluation.FOLDER}/seed-{seed}"] = round(store.seconds(seed), 3)
+        seconds[f"{FOLDER}/seed-{seed}"] = round(store.seconds(seed), 3)
     results = {
         "model": experiment.checkpoint.name,
         "task": experiment.task.name,
@@ -98,7 +98,7 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
         "config": plain(config),
         "versions": versions(),
     }
-    write_results(directory.path, results)
+    write_results(directory, RESULTS_FILE, results)
     return results
 
 

@@ -15,9 +15,6 @@ from malt_jax.evaluation.systems import BASE, DEBATE, DEBATER, system
 from malt_jax.experiment import Experiment
 from malt_jax.tasks.base import Question
 
-FOLDER = "evaluation"
-"""Below a run's directory."""
-
 
 def evaluate(
     experiment: Experiment,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from malt_jax.evaluation.judging import Judge, Outcome
 from malt_jax.evaluation.systems import DEBATER, SILENT, System
-from malt_jax.runs.directory import write_atomically
+from malt_jax.runs.directory import RunDirectory
 from malt_jax.statistics import (
     Estimate,
     holm,
@@ -190,6 +189,6 @@ def _pass_at_k(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
     return content
 
 
-def write_results(directory: Path, content: Mapping[str, Any]) -> None:
-    """Writes results.json, whole."""
-    write_atomically(directory / RESULTS_FILE, json.dumps(content, indent=2) + "\n")
+def write_results(directory: RunDirectory, name: str, content: Mapping[str, Any]) -> None:
+    """Writes results.json, whole, to a place below a run's directory."""
+    directory.write(name, json.dumps(content, indent=2) + "\n")

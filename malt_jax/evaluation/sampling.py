@@ -107,6 +107,7 @@ def sample(
                 variables = sampler.variables(chain)
                 for draw in of_chain:
                     tokens += sampler.draw(draw, variables)
+                    store.processes.stop_if_asked()
                     done += len(draw.nodes)
                     progress.update(done=done, tokens=tokens, policies="-".join(chain))
 

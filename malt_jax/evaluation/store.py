@@ -21,8 +21,11 @@ from jaxtyping import Int
 
 from malt_jax.errors import UserError
 from malt_jax.evaluation.systems import Chain
-from malt_jax.runs.directory import write_atomically
+from malt_jax.runs.directory import RunDirectory
 from malt_jax.sampling.decode import Completions, Finish
+
+FOLDER = "evaluation"
+"""Below a run's directory."""
 
 _SECONDS = b"seconds"
 _SCHEMA = pa.schema(
@@ -70,9 +73,10 @@ class Samples:
 
 
 class Store:
-    """The samples below one directory."""
+    """The samples of a run, in its folder evaluation/."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: RunDirectory) -> None:
+        self.processes = directory.processes
         self._directory = directory
         self._read: dict[tuple[int, Chain], Samples] = {}
 
@@ -84,8 +88,8 @@ class Store:
         key = (seed, chain)
         if key not in self._read:
             self._read[key] = Samples({}, [])
-            for file in self._files(seed, chain):
-                _take(self._read[key], _table(file))
+            for name in self._files(seed, chain):
+                _take(self._read[key], _table(self._directory.path / name))
         return self._read[key]
 
     def add(
@@ -122,9 +126,9 @@ class Store:
         table, buffer = pa.Table.from_pylist(rows, schema), io.BytesIO()
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         samples, files = self.samples(seed, chain), self._files(seed, chain)
-        number = 1 + int(files[-1].stem.rpartition("-")[2]) if files else 0
-        file = self._folder(seed, chain) / f"samples-{number:05}.parquet"
-        write_atomically(file, buffer.getvalue())
+        number = 1 + int(Path(files[-1]).stem.rpartition("-")[2]) if files else 0
+        name = f"{_folder(seed, chain)}/samples-{number:05}.parquet"
+        self._directory.write(name, buffer.getvalue())
         _take(samples, table)
 
     def seconds(self, seed: int) -> float:
@@ -136,11 +140,17 @@ class Store:
             for seconds, _ in samples.seconds
         )
 
-    def _folder(self, seed: int, chain: Chain) -> Path:
-        return self._directory / f"seed-{seed}" / "-".join(chain)
+    def _files(self, seed: int, chain: Chain) -> list[str]:
+        folder, root = _folder(seed, chain), self._directory.path
 
-    def _files(self, seed: int, chain: Chain) -> list[Path]:
-        return sorted(self._folder(seed, chain).glob("samples-*.parquet"))
+        def names() -> list[str]:
+            return [f"{folder}/{file.name}" for file in sorted((root / folder).glob("*.parquet"))]
+
+        return self.processes.first(f"samples in {folder}", names)
+
+
+def _folder(seed: int, chain: Chain) -> str:
+    return f"{FOLDER}/seed-{seed}/{'-'.join(chain)}"
 
 
 def _table(file: Path) -> pa.Table:

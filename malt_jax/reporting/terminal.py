@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from malt_jax.reporting.views import one_line
@@ -19,8 +19,8 @@ def print_table(content: Mapping[str, Any], console: Console) -> None:
     table = Table(title=f"{content['task']}, {one_line(content['model'])}, {questions} questions")
     distance = "malt+mv ahead by" if best else "ahead of sa by"
     for heading in ("system", "accuracy %", "95 %", "calls", "tokens", distance):
-        justify = "left" if heading == "system" else "right"
-        table.add_column(heading, justify=justify, overflow="fold")
+        side: JustifyMethod = "left" if heading == "system" else "right"
+        table.add_column(heading, justify=side, overflow="fold")
     for name, system in content["systems"].items():
         sides = f"malt+mv - {name}" if best else f"{name} - sa"
         compared = content["comparisons"].get(sides)

@@ -6,11 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from malt_jax.config import TaskConfig
+from malt_jax.config import Config, TaskConfig
 from malt_jax.evaluation.judging import Judge
 from malt_jax.evaluation.results import evaluated
 from malt_jax.evaluation.store import Store
 from malt_jax.evaluation.systems import Chain, system
+from malt_jax.runs.directory import RunDirectory
 from malt_jax.sampling.decode import Completions, Finish
 from malt_jax.tasks import create
 from malt_jax.tasks.base import Question
@@ -44,7 +45,7 @@ def written() -> dict[tuple[int, Chain, int, int], str]:
 
 @pytest.fixture(scope="module")
 def judge(written: dict, tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    store = Store(tmp_path_factory.mktemp("samples"))
+    store = Store(RunDirectory(tmp_path_factory.mktemp("samples"), Config()))
     for seed in range(SEEDS):
         for depth, chain in enumerate(CHAINS):
             nodes = [(question.id, number) for question in QUESTIONS for number in range(PASSES)]

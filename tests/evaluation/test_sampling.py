@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from malt_jax.config import load_config
+from malt_jax.config import Config, load_config
 from malt_jax.errors import UserError
 from malt_jax.evaluation import evaluate
 from malt_jax.evaluation.debate import DebatePrompt
@@ -14,6 +14,8 @@ from malt_jax.evaluation.sampling import Policies, resolved, sample
 from malt_jax.evaluation.store import Store
 from malt_jax.evaluation.systems import MALT, STAR, system
 from malt_jax.experiment import Experiment, prepare
+from malt_jax.runs.directory import RunDirectory
+from malt_jax.sampling.decode import Completions
 from malt_jax.train import QUICKSTART
 
 ROLES = ("generator", "verifier", "refiner")
@@ -23,6 +25,10 @@ ROLES = ("generator", "verifier", "refiner")
 def experiment() -> Experiment:
     options = ["sampling.max_tokens=24", "sampling.chunk=24", "evaluation.questions_per_batch=2"]
     return prepare(load_config(QUICKSTART, [*options, "evaluation.votes=2"]))
+
+
+def store_at(path: Path) -> Store:
+    return Store(RunDirectory(path, Config()))
 
 
 def texts(store: Store, chain: tuple[str, ...], seed: int = 0) -> dict[tuple[int, int], list[int]]:
@@ -44,7 +50,10 @@ def test_more_passes_questions_and_systems_extend_what_is_there(
     experiment: Experiment, tmp_path: Path
 ) -> None:
     questions = experiment.questions("test", 3)
-    at_once, bit_by_bit = Store(tmp_path / "at-once"), Store(tmp_path / "bits")
+    at_once, bit_by_bit = (
+        Store(RunDirectory(tmp_path / "at-once", Config())),
+        Store(RunDirectory(tmp_path / "bits", Config())),
+    )
     names = ["sa+mv@4", "ma"]
     sample(experiment, {}, [system(n, ROLES, 2) for n in names], questions, 1, at_once)
     for limit, name in ((1, "sa+mv@3"), (3, "sa"), (3, "ma"), (3, "sa+mv@4")):
@@ -63,14 +72,14 @@ def test_a_debater_reads_its_own_answer_and_the_others(
     experiment: Experiment, tmp_path: Path
 ) -> None:
     questions = experiment.questions("test", 2)
-    store = Store(tmp_path)
+    store = store_at(tmp_path)
     content = evaluate(experiment, {}, ["debate", "sa"], questions, 1, store)
     assert content["systems"]["debate"]["calls"] == 9
     first, second = texts(store, ("base",)), texts(store, ("base", "debater"))
     assert set(first) == set(second) == {(q.id, agent) for q in questions for agent in range(3)}
     tokenizer = experiment.checkpoint.tokenizer
     prompt = DebatePrompt(experiment)
-    last = experiment_completions(first, [q.id for q in questions])
+    last = completions_of(first, [q.id for q in questions])
     root, asked, agents = prompt.levels(questions, last)
     shown = tokenizer.decode([*root[0], *asked[1], *agents[4]])
     own, others = (first[questions[1].id, agent] for agent in (1, 0)), first[questions[1].id, 2]
@@ -79,9 +88,7 @@ def test_a_debater_reads_its_own_answer_and_the_others(
     assert shown.index(tokenizer.decode(first[questions[1].id, 1])) > shown.index(questions[1].text)
 
 
-def experiment_completions(ids: dict[tuple[int, int], list[int]], questions: list[int]):
-    from malt_jax.sampling.decode import Completions
-
+def completions_of(ids: dict[tuple[int, int], list[int]], questions: list[int]) -> Completions:
     lengths = np.array([[len(ids[q, agent]) for agent in range(3)] for q in questions])
     tokens = np.zeros((*lengths.shape, lengths.max()), np.int32)
     for row, q in enumerate(questions):
@@ -98,10 +105,10 @@ def test_a_silent_role_leaves_its_place_in_the_prompt_empty(
         for role in ROLES
     }
     policies: Policies = {STAR: trained, MALT: trained}
-    questions, store = experiment.questions("test", 1), Store(tmp_path)
+    questions, store = experiment.questions("test", 1), store_at(tmp_path)
     names = ["malt-without-verifier", "malt-untrained-generator"]
     content = evaluate(experiment, policies, names, questions, 1, store)
-    assert {folder.name for folder in (tmp_path / "seed-0").iterdir()} == {
+    assert {folder.name for folder in (tmp_path / "evaluation/seed-0").iterdir()} == {
         *("star", "star-silent-star", "base", "base-star", "base-star-star"),
     }
     by_node = store.samples(0, ("star", "silent", "star")).by_node
@@ -119,7 +126,12 @@ def test_trained_systems_of_a_bare_model_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=r"malt\+mv.*--run-dir"):
         evaluate(
-            experiment, {}, ["sa", "malt+mv"], experiment.questions("test", 1), 1, Store(tmp_path)
+            experiment,
+            {},
+            ["sa", "malt+mv"],
+            experiment.questions("test", 1),
+            1,
+            store_at(tmp_path),
         )
 
 

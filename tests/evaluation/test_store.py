@@ -5,11 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from malt_jax.config import Config
 from malt_jax.errors import UserError
 from malt_jax.evaluation.store import Store
+from malt_jax.runs.directory import RunDirectory
 from malt_jax.sampling.decode import Completions, Finish
 
 CHAIN = ("base", "malt")
+
+
+def store_at(path: Path) -> Store:
+    return Store(RunDirectory(path, Config()))
 
 
 def add(store: Store, question: int, numbers: range, seconds: float = 1.0) -> None:
@@ -26,22 +32,25 @@ def add(store: Store, question: int, numbers: range, seconds: float = 1.0) -> No
 
 
 def test_what_was_added_comes_back(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = store_at(tmp_path)
     add(store, 5, range(0, 2), seconds=4.0)
     add(store, 5, range(2, 3), seconds=1.0)
     add(store, 8, range(0, 1), seconds=9.0)
-    for samples in (store.samples(0, CHAIN), Store(tmp_path).samples(0, CHAIN)):
+    for samples in (
+        store.samples(0, CHAIN),
+        store_at(tmp_path).samples(0, CHAIN),
+    ):
         assert [samples.passes(question) for question in (5, 8, 9)] == [3, 1, 0]
         sample = samples.by_node[5, 1]
         assert (sample.text, sample.prompt_tokens) == ("text 5 1", 7)
         assert sample.ids.tolist() == [504, 505, 506]
         assert samples.seconds_per_completion == 2.0  # of 2, 1 and 9
-    assert Store(tmp_path).samples(1, CHAIN).by_node == {}
+    assert store_at(tmp_path).samples(1, CHAIN).by_node == {}
     assert store.seconds(0) == 14.0
 
 
 def test_a_damaged_file_is_named_and_its_samples_can_be_drawn_again(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = store_at(tmp_path)
     for question in range(3):
         add(store, question, range(1))
     file = sorted(tmp_path.rglob("*.parquet"))[1]
@@ -49,10 +58,10 @@ def test_a_damaged_file_is_named_and_its_samples_can_be_drawn_again(tmp_path: Pa
     content[len(content) // 3] ^= 0xFF
     file.write_bytes(bytes(content))
     with pytest.raises(UserError, match=file.name):
-        Store(tmp_path).samples(0, CHAIN)
+        store_at(tmp_path).samples(0, CHAIN)
     file.unlink()
-    again = Store(tmp_path)
+    again = store_at(tmp_path)
     assert again.samples(0, CHAIN).passes(1) == 0
     add(again, 1, range(1))
-    found = Store(tmp_path).samples(0, CHAIN)
+    found = store_at(tmp_path).samples(0, CHAIN)
     assert [found.passes(question) for question in range(3)] == [1, 1, 1]
