@@ -13,9 +13,9 @@ from malt_jax.errors import Stopped, UserError, outcome
 
 def command(main: Callable[[], None]) -> None:
     """Runs a command; errors for people become a message on standard error and an exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    # By force, because some libraries set up logging of their own when they are imported.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", force=True)
+    logging.getLogger("malt_jax").setLevel(logging.INFO)
     if "jax" in sys.modules:  # commands that use no JAX do not wait for its import
         _keep_compiled_programs()
     try:

@@ -28,14 +28,16 @@ from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STANDARD, STAR
 from malt_jax.experiment import Experiment, prepare
 from malt_jax.learning.batches import Example
-from malt_jax.learning.dpo import train_dpo
+from malt_jax.learning.dpo import reference_logps, train_dpo
 from malt_jax.learning.fit import OnStep, StepMetrics
 from malt_jax.learning.sft import train_sft
 from malt_jax.llama.model import Params
+from malt_jax.runs.agreement import require_fit
 from malt_jax.runs.checkpoints import restore_tree, save_tree
 from malt_jax.runs.directory import RunDirectory, Stage, versions
 from malt_jax.runs.metrics import Metrics
 from malt_jax.runs.progress import Progress
+from malt_jax.runs.training_state import TrainingState
 from malt_jax.tasks.base import Question
 from malt_jax.tree import Tree, expand, from_parquet, graded, to_parquet
 from malt_jax.value_uncertainty import value_uncertainty
@@ -64,14 +66,17 @@ class Learned:
 def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     """Runs all stages that are not finished yet and returns the results (docs/results-schema.md).
 
-    Raises UserError for input that cannot be used; what is finished stays.
+    Raises UserError for input that cannot be used, and Stopped after SIGTERM; what is finished
+    stays.
     """
     experiment = prepare(config)
     train = experiment.questions("train", config.task.train_questions)
     test = experiment.questions("test", test_limit(config))
     experiment.check_lengths([*train, *test])
+    processes = directory.processes
+    require_fit(processes, config, train, test)
 
-    with Metrics(directory.path) as metrics:
+    with Metrics(directory.path, writes=processes.is_first) as metrics:
         learned = Learned({}, {})
         counts = []
         for number in range(config.rounds):
@@ -205,6 +210,7 @@ class Round:
                 for file, questions in batches[len(trees) :]:
                     tree = self._sample(variables, questions)
                     stage.write(file, to_parquet(tree))
+                    self.directory.processes.stop_if_asked()
                     trees.append(tree)
                     tokens += tree.tokens
                     progress.update(
@@ -287,7 +293,7 @@ class Round:
         name = f"round-{self.number}/{role}/sft"
         if self.directory.is_done(name):
             return restore_tree(self.directory.finished(name) / "weights", start)
-        with self.directory.stage(name) as stage, self._steps(name) as on_step:
+        with self.directory.stage(name) as stage, self._training(name, stage) as (saver, on_step):
             trained = train_sft(
                 policy,
                 base,
@@ -296,6 +302,7 @@ class Round:
                 experiment.config.sft,
                 seed=self._seed(index, 0),
                 on_step=on_step,
+                saver=saver,
             )
             _warn_of_dropped(name, trained.dropped, len(examples))
             save_tree(stage.path / "weights", trained.trainable)
@@ -307,7 +314,7 @@ class Round:
         name = f"round-{self.number}/{role}/dpo"
         if self.directory.is_done(name):
             return restore_tree(self.directory.finished(name) / "weights", start)
-        with self.directory.stage(name) as stage, self._steps(name) as on_step:
+        with self.directory.stage(name) as stage, self._training(name, stage) as (saver, on_step):
             trained = train_dpo(
                 experiment.policy,
                 experiment.checkpoint.params,
@@ -315,29 +322,50 @@ class Round:
                 examples,
                 experiment.config.dpo,
                 seed=self._seed(index, 1),
+                reference=self._reference(stage, start, examples),
                 on_step=on_step,
+                saver=saver,
             )
             _warn_of_dropped(name, trained.dropped, len(examples))
             save_tree(stage.path / "weights", trained.trainable)
-            save_tree(stage.path / "reference_logps", {"logps": trained.reference_logps})
         return trained.trainable
 
+    def _reference(
+        self, stage: Stage, start: Params, pairs: Sequence[Example]
+    ) -> Float[np.ndarray, "rows 2"]:
+        """The reference's log-probabilities of all pairs, as an interrupted attempt left them."""
+        path = stage.path / "reference_logps"
+        if stage.has(path.name):
+            like = {"logps": np.zeros((len(pairs), 2), np.float32)}
+            return np.asarray(restore_tree(path, like)["logps"])
+        experiment = self.experiment
+        batch_size = experiment.config.dpo.batch_size
+        base = experiment.checkpoint.params
+        logps = reference_logps(experiment.policy, base, start, pairs, batch_size)
+        save_tree(path, {"logps": logps})
+        return logps
+
     @contextlib.contextmanager
-    def _steps(self, stage: str) -> Iterator[OnStep]:
-        """Shows and records the updates of a training stage."""
-        self.metrics.restart(stage)
+    def _training(self, name: str, stage: Stage) -> Iterator[tuple[TrainingState, OnStep]]:
+        """Saves, shows and records the updates of a training stage."""
+        every = self.experiment.config.learning.save_every
+        state = TrainingState(stage, self.directory.processes, every)
+        self.metrics.restart(name, after=state.step)
         with contextlib.ExitStack() as stack:
             progress: Progress | None = None
 
             def on_step(values: StepMetrics) -> None:
                 nonlocal progress
                 if progress is None:
-                    progress = stack.enter_context(Progress(stage, int(values["steps"]), "steps"))
+                    total = int(values["steps"])
+                    bar = Progress(name, total, "steps", start=state.step)
+                    progress = stack.enter_context(bar)
                 step = int(values["step"])
                 progress.update(done=step, loss=values["loss"])
-                self.metrics.log(stage, step, values)
+                self.metrics.log(name, step, values)
 
-            yield on_step
+            yield state, on_step
+        state.clear()
 
 
 def _stages(config: Config, directory: RunDirectory) -> list[str]:

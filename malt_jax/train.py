@@ -12,7 +12,9 @@ from malt_jax import loop
 from malt_jax.command import command
 from malt_jax.config import describe_options, load_config
 from malt_jax.evaluation.results import RESULTS_FILE
+from malt_jax.pods.processes import together
 from malt_jax.reporting.terminal import print_table
+from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import open_run
 
 QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
@@ -40,8 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     config = load_config(options.config, options.overrides)
-    with open_run(options.run_dir, config) as directory:
-        results = loop.run(config, directory)
+    facts = start_facts(config, options.run_dir)
+    with together(config.processes, facts) as processes:
+        with open_run(options.run_dir, config, processes) as directory:
+            results = loop.run(config, directory)
+        if not processes.is_first:
+            return
     console = Console()
     print_table(results, console)
     console.print(f"everything is in {options.run_dir}, the figures in {RESULTS_FILE}")
