@@ -1,5 +1,6 @@
 """What commands have in common."""
 
+import os
 import subprocess
 import sys
 
@@ -10,3 +11,25 @@ def test_commands_without_a_model_do_not_import_jax() -> None:
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_the_users_own_xla_flags_are_kept() -> None:
+    program = (
+        "import os, jax\n"
+        "from malt_jax.command import command\n"
+        "command(lambda: print(os.environ['XLA_FLAGS'], jax.device_count()))"
+    )
+    for given, expected in (
+        (
+            "--xla_force_host_platform_device_count=3",
+            "count=3 --xla_cpu_use_fusion_emitters=false 3",
+        ),
+        ("--xla_cpu_use_fusion_emitters=true", "--xla_cpu_use_fusion_emitters=true 1"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "XLA_FLAGS": given},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.strip().endswith(expected), done.stderr
