@@ -38,8 +38,8 @@ def _keep_compiled_programs() -> None:
 
 
 def _compile_faster_on_cpus() -> None:
-    """Switches XLA's newer emitter of fused loops off: without it CPU programs take half the time to
-    compile and run no slower (docs/performance.md)."""
+    """Switches XLA's newer emitter of fused loops off: without it CPU programs take half the time
+    to compile and run no slower (docs/performance.md)."""
     import jaxlib
 
     flag, flags = "--xla_cpu_use_fusion_emitters", os.environ.get("XLA_FLAGS", "")
