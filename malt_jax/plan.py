@@ -1,0 +1,108 @@
+"""python -m malt_jax.plan: what a run would need of a TPU, or of the devices at hand."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from malt_jax.command import command
+from malt_jax.config import describe_options, load_config
+from malt_jax.pods.estimate import compiled_memory, for_the_compiler_alone
+from malt_jax.pods.fit import fastest_that_fits
+from malt_jax.pods.plan_table import print_plan
+from malt_jax.pods.planning import Subject, place_of, plan
+from malt_jax.pods.programs import Program
+from malt_jax.pods.topologies import parse_topology
+from malt_jax.pods.workload import Assumptions
+from malt_jax.runs.progress import Progress
+from malt_jax.train import QUICKSTART
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m malt_jax.plan",
+        description="Compiles every program of a run for a TPU topology, without having one, or for"
+        " the devices at hand, and says what each needs and what the run amounts to.",
+        epilog=describe_options(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, default=QUICKSTART, help="YAML file with options")
+    parser.add_argument(
+        "--topology", help="such as v5e:4x4, in chips; default: the devices at hand"
+    )
+    parser.add_argument("--slices", type=int, default=1, help="equal slices of that topology")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    parser.add_argument(
+        "--fit", action="store_true", help="search batch sizes and meshes for the fastest that fit"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="PART",
+        help="only programs with this in their name, such as refiner/decode; may be repeated",
+    )
+    parser.add_argument("--price-per-chip-hour", type=float, metavar="DOLLARS")
+    parser.add_argument(
+        "--question-tokens",
+        type=int,
+        help="tokens of the longest question; default: counted, or 256 where they are not at hand",
+    )
+    parser.add_argument(
+        "--completion-tokens",
+        type=int,
+        help="tokens of every completion; default: sampling.max_tokens, which gives an upper bound"
+        " of memory and time",
+    )
+    parser.add_argument(
+        "--right",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="completions that are right: decides the number of rows and pairs (%(default)s)",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="see below")
+    options = parser.parse_args(arguments)
+    config = load_config(options.config, options.overrides)
+
+    topology = None
+    if options.topology is not None:
+        topology = parse_topology(options.topology, options.slices)
+        if "JAX_PLATFORMS" not in os.environ:  # nothing runs, so no accelerator is looked for
+            jax.config.update("jax_platforms", "cpu")
+    assumed = Assumptions(options.question_tokens, options.completion_tokens, options.right)
+    with contextlib.nullcontext() if topology is None else for_the_compiler_alone():
+        place = place_of(topology)
+        subject = Subject.of(config, assumed, place)
+        if options.fit:
+            subject = fastest_that_fits(subject, place, compiled_memory)
+        with Compilation(place.name) as compilation:
+            found = plan(subject, place, compiled_memory, options.only or [""], compilation.show)
+    if options.json:
+        print(json.dumps(found.to_json(options.price_per_chip_hour)))
+    else:
+        print_plan(found, options.price_per_chip_hour, Console())
+
+
+class Compilation(contextlib.ExitStack):
+    """Progress on standard error, from the first program on."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self._title = f"compiling for {place}"
+        self._progress: Progress | None = None
+
+    def show(self, done: int, total: int, last: Program) -> None:
+        if self._progress is None:
+            self._progress = self.enter_context(Progress(self._title, total, "programs"))
+        self._progress.update(done=done, last=last.name)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,154 @@
+"""One program of a run, compiled: what it takes of a device's memory and time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import jax
+
+from malt_jax.pods.chips import Chip
+from malt_jax.pods.costs import Work, work
+from malt_jax.pods.programs import Program
+from malt_jax.pods.topologies import out_of_memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of a device that a program needs."""
+
+    arguments: int
+    temporaries: int
+    output: int
+    """Without what takes the place of donated arguments."""
+    beside: int
+    """What stays there during the call without being its argument."""
+
+    @property
+    def total(self) -> int:
+        return self.arguments + self.temporaries + self.output + self.beside
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A program's needs, in one call on one device."""
+
+    program: Program
+    fits: bool
+    hbm_bytes: int
+    memory: Memory | None
+    """None where the compiler refused; it then told no more than the total."""
+    work: Work
+    seconds: float | None
+    """At the chip's published peaks; None where they are not known."""
+    binds: str | None
+    """The limit that this time is due to: compute or memory."""
+
+
+Compile = Callable[[Program], Memory | int]
+"""The memory that a program needs, or only the total if it is more than there is."""
+
+
+def estimates(
+    programs: Sequence[Program],
+    limit: int | None,
+    chip: Chip | None,
+    compile: Compile,
+    *,
+    workers: int,
+    on_done: Callable[[int, Program], None],
+) -> list[Estimate]:
+    """Compiles programs, equal ones once, and returns what they need in the same order.
+
+    on_done: called with the number of programs that are done, and the last of them.
+    """
+    same: dict[Any, list[int]] = {}
+    for index, program in enumerate(programs):
+        same.setdefault(_signature(program), []).append(index)
+    found: dict[int, Estimate] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = {
+            pool.submit(_estimate, programs[indices[0]], limit, chip, compile): indices
+            for indices in same.values()
+        }
+        for future in as_completed(waiting):
+            for index in waiting[future]:
+                found[index] = dataclasses.replace(future.result(), program=programs[index])
+            on_done(len(found), programs[waiting[future][0]])
+    return [found[index] for index in range(len(programs))]
+
+
+def compiled_memory(program: Program) -> Memory | int:
+    """What the compiler says that a program needs."""
+    beside = sum(shard_bytes(x) for x in jax.tree.leaves(program.beside))
+    try:
+        compiled = program.function.lower(*program.arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        excess = out_of_memory(str(error))
+        if excess is None:
+            raise
+        return excess[0] + beside
+    analysis = compiled.memory_analysis()
+    output = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return Memory(
+        analysis.argument_size_in_bytes, analysis.temp_size_in_bytes, max(0, output), beside
+    )
+
+
+@contextlib.contextmanager
+def for_the_compiler_alone() -> Iterator[None]:
+    """Settings for programs that nobody will run.
+
+    The compiler spends as little time on fast code as it can: it is several times faster then, and
+    its programs need a few percent more memory, so that what fits so fits. None of them is kept.
+    """
+    settings = {"jax_exec_time_optimization_effort": -1.0, "jax_enable_compilation_cache": False}
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def shard_bytes(array: Any) -> int:
+    """Bytes of an abstract array on one of its devices."""
+    shape = array.shape if array.sharding is None else array.sharding.shard_shape(array.shape)
+    item = 8 if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key) else array.dtype.itemsize
+    return math.prod(shape) * item
+
+
+def argument_bytes(program: Program) -> int:
+    """Bytes of a program's arguments, and of what stays beside them, on one device."""
+    trees = (program.arguments, program.beside)
+    return sum(shard_bytes(x) for x in jax.tree.leaves(trees) if hasattr(x, "sharding"))
+
+
+def _estimate(program: Program, limit: int | None, chip: Chip | None, compile: Compile) -> Estimate:
+    traced = program.function.trace(*program.arguments)
+    done = work(traced.jaxpr.jaxpr, program.mesh, program.loop_steps)
+    needed = compile(program)
+    memory = needed if isinstance(needed, Memory) else None
+    total = needed.total if isinstance(needed, Memory) else needed
+    fits = memory is not None and (limit is None or total <= limit)
+    seconds, binds = chip.seconds(done.flops, done.bytes_accessed) if chip else (None, None)
+    return Estimate(program, fits, total, memory, done, seconds, binds)
+
+
+def _signature(program: Program) -> Any:
+    leaves, structure = jax.tree.flatten((program.arguments, program.beside))
+    return (
+        program.function,
+        structure,
+        program.loop_steps,
+        tuple(
+            (leaf.shape, leaf.dtype, leaf.sharding) if hasattr(leaf, "shape") else leaf
+            for leaf in leaves
+        ),
+    )
