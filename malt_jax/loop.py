@@ -118,8 +118,7 @@ def learned(experiment: Experiment, directory: RunDirectory) -> Learned:
 
     Raises UserError when a checkpoint is damaged or does not fit the configuration.
     """
-    policy, base = experiment.policy, experiment.checkpoint.params
-    like = jax.eval_shape(lambda: policy.init(base, jax.random.key(0)))
+    like = experiment.policy.like()
     found = Learned({}, {})
     for number in range(experiment.config.rounds):
         for role in experiment.pipeline.names:
