@@ -14,9 +14,6 @@ readonly scripts repository=${scripts%/*} mount=/mnt/malt
 # Exit status for what may succeed later: no capacity, a service that does not answer.
 readonly try_later=75
 
-# Exit status for what will never succeed as it is.
-readonly hopeless=2
-
 cluster_file=$scripts/cluster.env
 dry_run=no
 assume_yes=no

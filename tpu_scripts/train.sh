@@ -31,16 +31,6 @@ if [[ $stop == yes ]]; then
     exit
 fi
 need_config
-if [[ $dry_run == no ]]; then
-    # So far training is one process. Several would write over each other: what keeps a second one
-    # out of a run is a lock, and the mounted storage does not share locks among machines.
-    workers=$(describe tpu-vm "networkEndpoints.len()")
-    [[ $workers != NOT_FOUND ]] || fail "there is no $NAME in $ZONE: create.sh makes it"
-    if [[ $workers != 1 ]]; then
-        say "error: $NAME has $workers workers, and malt_jax trains on one so far: take a type with one"
-        exit "$hopeless"
-    fi
-fi
 prepare_config
 copy_to_workers "$run_config"
 on_workers all bash malt/worker.sh start "$mount" "$run_dir" "malt/$RUN.yaml" \

@@ -116,13 +116,8 @@ crashed() {
 }
 
 start_training() {
-    local status=0
-    { script setup.sh && script train.sh; } || status=$?
-    case $status in
-        0) return ;;
-        "$hopeless") fail "training cannot be started. $NAME is left as it is and is paid for" ;;
-        *) failed_once "training could not be started" ;;
-    esac
+    if script setup.sh && script train.sh; then return; fi
+    failed_once "training could not be started"
     return 1
 }
 

@@ -165,18 +165,6 @@ def test_train_hands_options_on_as_they_are(cloud: Cloud, tmp_path: Path) -> Non
     ]
 
 
-def test_a_pod_of_several_workers_is_refused(cloud: Cloud) -> None:
-    cloud.rule("networkEndpoints.len()", "4")
-    done = cloud.run("train.sh")
-    assert done.returncode == 2 and "malt has 4 workers" in done.stderr
-    assert not cloud.commands()
-    # No hour of attempts at a price.
-    cloud.rule("tpu-vm describe", "READY")
-    cloud.rule("worker.sh status", "malt-worker w-0 idle |\nmalt-worker w-1 idle |")
-    done = cloud.run("watch.sh")
-    assert done.returncode == 1 and "is paid for" in done.stderr and not cloud.sleeps
-
-
 def test_fetch_from_a_bucket_needs_no_machine(cloud: Cloud) -> None:
     assert cloud.run("fetch.sh", "here").returncode == 0
     (call,) = cloud.commands()

@@ -17,7 +17,6 @@ cd "$CLOUD"
 echo "$*" >>calls
 state() { [[ -f state ]] && cat state || { echo "ERROR: NOT_FOUND: no malt" >&2; exit 1; }; }
 case "$*" in
-    *networkEndpoints*) echo 1 ;;
     *'tpu-vm describe'*) state ;;
     *'tpu-vm create'*) mkdir disk; echo READY >state ;;
     *'tpu-vm delete'*) rm -rf state disk ;;
