@@ -43,7 +43,6 @@ def _compile_faster_on_cpus() -> None:
     import jaxlib
 
     flag, flags = "--xla_cpu_use_fusion_emitters", os.environ.get("XLA_FLAGS", "")
-    # XLA ends the process when it does not know a flag, so only where it is known to have this one.
-    known = tuple(jaxlib.__version__.split(".")[:2]) in {("0", "10"), ("0", "11")}
-    if known and flag not in flags:
+    # XLA ends the process when it does not know a flag, and jaxlib 0.11 has lost this one.
+    if jaxlib.__version__.startswith("0.10.") and flag not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {flag}=false".strip()
