@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
 from malt_jax.config import LoraConfig
 from malt_jax.pods.sharding import constrain, gathered
@@ -77,7 +77,7 @@ class Linear(nn.Module):
         a = _adapter_matrix(self, "a", initial_a, ("rank", in_axis), (lora.rank, x.shape[-1]))
         b = _adapter_matrix(self, "b", jnp.zeros, (out_axis, "rank"), (self.features, lora.rank))
         if self.has_rng("dropout") and lora.dropout > 0:
-            x = nn.Dropout(lora.dropout, deterministic=False)(x)
+            x = dropout(x, lora.dropout, self.make_rng("dropout"))
         a = gathered(self.mesh, a, P("rank", in_axis))
         b = gathered(self.mesh, b, P(out_axis, "rank"))
         low = _product(x, a.astype(self.dtype))
@@ -87,6 +87,31 @@ class Linear(nn.Module):
 def activation_axes(rank: int, features: str | None = None) -> P:
     """Logical axes of an activation [*N, T, features]; without *N it belongs to every question."""
     return P("batch" if rank > 2 else None, *[None] * (rank - 2), features)
+
+
+def dropout(x: Float[Array, "*B in"], rate: float, key: Array) -> Float[Array, "*B in"]:
+    """x with a share `rate` of its elements zeroed and the others divided by 1 - rate.
+
+    An element's fate is a hash of its index and of the key: the integer mixer "lowbias32"
+    (https://github.com/skeeto/hash-prospector), once for each word of the key. JAX's own generator
+    would need several times the operations for quality that dropout has no use for, and on a TPU
+    minutes of compilation. Like it, this does not depend on how x is split over devices.
+    """
+    index = jnp.zeros(x.shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(x.ndim)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride)
+        stride = stride * x.shape[axis] % 2**32
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    hashed = _mix(_mix(index ^ first) ^ second)
+    kept = hashed >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def _mix(x: UInt32[Array, "*B"]) -> UInt32[Array, "*B"]:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
 
 
 def _product(x: Float[Array, "*B in"], kernel: Float[Array, "out in"]) -> Float[Array, "*B out"]:

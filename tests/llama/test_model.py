@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from malt_jax.config import LoraConfig
-from malt_jax.llama.lora import merge_adapter
+from malt_jax.llama.lora import dropout, merge_adapter
 from malt_jax.llama.model import (
     Llama,
     abstract_variables,
@@ -162,3 +162,18 @@ def test_the_number_of_parameters_is_that_of_the_arrays() -> None:
         config = dataclasses.replace(CONFIG, **change)
         params = init_params(Llama(config), jax.random.key(0))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == config.num_parameters
+
+
+def test_dropout_keeps_a_share_at_random() -> None:
+    x = jnp.full((7, 64, 129), 3.0)
+    keys = jax.random.split(jax.random.key(0), 3)
+    rows = [np.asarray(dropout(x, 0.25, key)) for key in keys]
+    kept = np.stack([row != 0 for row in rows]).astype(float)
+    np.testing.assert_allclose(rows[0][kept[0] == 1], 4.0)
+    np.testing.assert_allclose(kept.mean(axis=(1, 2, 3)), 0.75, atol=0.01)
+    np.testing.assert_allclose(kept.mean(axis=(0, 1, 2)), 0.75, atol=0.06)
+    # Neither neighbours nor keys are correlated.
+    centred = kept - kept.mean()
+    for other in (centred[1:], centred[:, 1:], centred[:, :, 1:], centred[..., 1:]):
+        first = centred[tuple(slice(n) for n in other.shape)]
+        assert abs(np.mean(first * other)) < 0.004
