@@ -93,13 +93,13 @@ class Stage:
     def has(self, name: str) -> bool:
         """Whether this attempt or an interrupted one has written the file or directory."""
         path = self.path / name
-        there = self._processes.first(f"is {path} there?", path.exists)
+        there = self._processes.first(f"is {name} there?", path.exists)
         return there and _seen(path)
 
     def names(self, pattern: str) -> list[str]:
         """Names of the files and directories of this stage that match, such as "state-*"."""
         return self._processes.first(
-            f"{pattern} of {self.path}", lambda: sorted(p.name for p in self.path.glob(pattern))
+            f"{pattern} of a stage", lambda: sorted(p.name for p in self.path.glob(pattern))
         )
 
     def remove(self, name: str) -> None:
@@ -193,12 +193,17 @@ def open_run(
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
-        processes.first(f"open {path}", lambda: _open(path, config, stack))
+        processes.first("open the run directory", lambda: _open(path, config, stack))
         _require_shared(path, processes)
         yield RunDirectory(path, config, processes)
 
 
 def _open(path: Path, config: Config, stack: contextlib.ExitStack) -> None:
+    if re.match(r"[a-z][a-z0-9]+:/", str(path)):
+        raise UserError(
+            f"{path}: a run directory must be a path; mount the bucket, for instance with gcsfuse"
+            " (docs/pods.md)"
+        )
     try:
         if path.is_dir() and not (path / CONFIG_FILE).exists() and _visible(path):
             raise UserError(
@@ -226,8 +231,8 @@ def _require_shared(path: Path, processes: Processes) -> None:
     token = f".seen-by-all-{processes.first('token', lambda: secrets.token_hex(8))}"
     if processes.is_first:
         write_atomically(path / token, "")
-    processes.barrier(f"{path / token} is written")
-    seen = processes.gather(f"who sees {path}?", [_appears(path / token), platform.node()])
+    processes.barrier("a file for all to see")
+    seen = processes.gather("who sees it?", [_appears(path / token), platform.node()])
     if processes.is_first:
         (path / token).unlink()
     blind = [f"process {i} on {host}" for i, (sees, host) in enumerate(seen) if not sees]

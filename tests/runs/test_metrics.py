@@ -51,6 +51,16 @@ def test_a_stage_that_begins_anew_loses_its_old_lines_alone(tmp_path: Path) -> N
     assert [(line["stage"], line["loss"]) for line in lines(tmp_path)] == [("a", 1.0), ("b", 3.0)]
 
 
+def test_a_stage_that_goes_on_keeps_the_lines_up_to_its_saved_state(tmp_path: Path) -> None:
+    with Metrics(tmp_path) as metrics:
+        for stage, step in (("a", 1), ("b", 1), ("b", 2), ("b", 3)):
+            metrics.log(stage, step, {"loss": 1.0})
+        metrics.restart("b", after=2)
+    assert [(line["stage"], line["step"]) for line in lines(tmp_path)] == [
+        *(("a", 1), ("b", 1), ("b", 2)),
+    ]
+
+
 def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     with Metrics(tmp_path) as metrics:
