@@ -156,7 +156,7 @@ def meet(address: str, member: Member, *, start_timeout: float, barrier_timeout:
         hub = Hub(listener, member.count, start_timeout, barrier_timeout)
         hub.start()
         host = "127.0.0.1"
-    connection = _connect(host, int(port), address, member, start_timeout)
+    connection = _connect(host.strip("[]"), int(port), address, member, start_timeout)
     hello = {
         "index": member.index,
         "count": member.count,

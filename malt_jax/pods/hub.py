@@ -14,8 +14,10 @@ from typing import Any
 
 from malt_jax.errors import UserError
 
-_LONGEST_LINE = 1 << 20
-"""Bytes of a message; a stranger who sends more is cut off."""
+_LONGEST_HELLO = 1 << 20
+"""Bytes of a first message; a stranger who sends more is cut off."""
+_SEND_TIMEOUT = 10.0
+"""Seconds after which a process that reads nothing counts as dead."""
 
 
 def listen(port: int) -> socket.socket:
@@ -23,8 +25,10 @@ def listen(port: int) -> socket.socket:
 
     Raises UserError when the port is taken.
     """
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        return socket.create_server(("", port), backlog=512, reuse_port=False)
+        return socket.create_server(("", port), family=family, backlog=512, dualstack_ipv6=both)
     except OSError as error:
         raise UserError(
             f"process 0 on {platform.node()} cannot listen on port {port} ({error.strerror}):"
@@ -40,7 +44,9 @@ def keep_alive(connection: socket.socket) -> None:
     """
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+    options = {"KEEPIDLE": 10, "KEEPINTVL": 5, "KEEPCNT": 4, "USER_TIMEOUT": 30_000}
+    for name, value in options.items():
+        option = f"TCP_{name}"
         if hasattr(socket, option):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
@@ -124,7 +130,7 @@ class Hub(threading.Thread):
             return
         *lines, peer.received = (peer.received + data).split(b"\n")
         try:
-            if len(peer.received) > _LONGEST_LINE:
+            if peer.hello is None and len(peer.received) > _LONGEST_HELLO:
                 raise ValueError("too long a line")
             for line in lines:
                 self._take(peer, json.loads(line))
@@ -269,7 +275,8 @@ class Hub(threading.Thread):
         data = json.dumps(message).encode() + b"\n"
         for peer in list(peers):
             try:
-                # Messages are small, so a full buffer means that nobody reads.
+                peer.connection.settimeout(_SEND_TIMEOUT)
                 peer.connection.sendall(data)
+                peer.connection.setblocking(False)
             except OSError:
                 self._closed(peer)
