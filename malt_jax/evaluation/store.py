@@ -89,7 +89,7 @@ class Store:
         if key not in self._read:
             self._read[key] = Samples({}, [])
             for name in self._files(seed, chain):
-                _take(self._read[key], _table(self._directory.path / name))
+                _take(self._read[key], _table(self._directory.seen(name)))
         return self._read[key]
 
     def add(

@@ -176,6 +176,14 @@ class RunDirectory:
         _seen(final / MANIFEST)
         self._verified.add(name)
 
+    def seen(self, name: str) -> Path:
+        """Where a file is that the first process has found, once this one sees it too.
+
+        Raises UserError when that takes too long.
+        """
+        _seen(self.path / name)
+        return self.path / name
+
     def write(self, name: str, content: bytes | str) -> None:
         """Writes a file that belongs to no stage, whole."""
         if self.processes.is_first:
