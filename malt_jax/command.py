@@ -18,7 +18,7 @@ def command(main: Callable[[], None]) -> None:
     logging.getLogger("malt_jax").setLevel(logging.INFO)
     if "jax" in sys.modules:  # commands that use no JAX do not wait for its import
         _keep_compiled_programs()
-        _compile_faster_on_cpus()
+        compile_faster_on_cpus()
     try:
         main()
     except (UserError, Stopped, KeyboardInterrupt) as error:
@@ -37,7 +37,7 @@ def _keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _compile_faster_on_cpus() -> None:
+def compile_faster_on_cpus() -> None:
     """Switches XLA's newer emitter of fused loops off: without it CPU programs take half the time
     to compile and run no slower (docs/performance.md)."""
     import jaxlib

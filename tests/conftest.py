@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nearly all of the tests' time is compilation of programs that run for milliseconds, and most of
+# that is optimizing their code. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def _take_one_core() -> None:
@@ -17,6 +20,10 @@ def _take_one_core() -> None:
 
 
 _take_one_core()
+
+from malt_jax.command import compile_faster_on_cpus
+
+compile_faster_on_cpus()
 
 import jax
 import pytest

@@ -20,12 +20,15 @@ VARIABLES = {"params": PARAMS}
 
 
 def ragged_levels(questions: int, branching: tuple[int, ...]) -> list[list[list[int]]]:
+    """Segments of 3 to 30 tokens. Those of every other question fit into the smallest bucket, those
+    of the others do not, so that single questions have two shapes on all levels together."""
     rng = np.random.default_rng(0)
-    counts = [1, *(questions * np.cumprod([1, *branching[:-1]]))]
-    return [
-        [rng.integers(20, 300, rng.integers(3, 31)).tolist() for _ in range(count)]
-        for count in counts
-    ]
+    levels = [[rng.integers(20, 300, 24).tolist()]]
+    for nodes in np.cumprod([1, *branching[:-1]]):
+        lengths = rng.integers(3, [[17], [31]] * (questions // 2), (questions, nodes))
+        lengths[1::2, 0] = rng.integers(17, 31, questions // 2)
+        levels.append([rng.integers(20, 300, length).tolist() for length in lengths.ravel()])
+    return levels
 
 
 def sampler(**change: object) -> Sampler:
