@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="completions that are right: decides the number of rows and pairs (%(default)s)",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="see below")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     config = load_config(options.config, options.overrides)
 
     topology = None

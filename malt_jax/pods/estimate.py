@@ -148,7 +148,9 @@ def _signature(program: Program) -> Any:
         structure,
         program.loop_steps,
         tuple(
-            (leaf.shape, leaf.dtype, leaf.sharding) if hasattr(leaf, "shape") else leaf
+            (leaf.shape, leaf.dtype, leaf.sharding)
+            if isinstance(leaf, jax.ShapeDtypeStruct)
+            else leaf
             for leaf in leaves
         ),
     )

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from malt_jax.config import Config, MeshConfig
 from malt_jax.errors import UserError
+from malt_jax.pods import mesh
 from malt_jax.pods.costs import work
 from malt_jax.pods.estimate import Compile, Memory, argument_bytes
 from malt_jax.pods.mesh import Hardware, fitting
@@ -40,6 +41,19 @@ def fastest_that_fits(subject: Subject, place: Place, compile: Compile) -> Subje
             " settings by; name a TPU with --topology"
         )
     hardware = Hardware.of(place.devices, place.hbm_limit)
+    # Of a hundred candidates' meshes the log would say nothing that helps.
+    logging.getLogger(mesh.__name__).addFilter(_is_warning)
+    try:
+        return _searched(subject, place, hardware, compile)
+    finally:
+        logging.getLogger(mesh.__name__).removeFilter(_is_warning)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
+def _searched(subject: Subject, place: Place, hardware: Hardware, compile: Compile) -> Subject:
     for what, candidates in (("sampling", _sampling), ("learning", _learning)):
         found = first_fitting(
             list(candidates(subject, hardware)),

@@ -9,12 +9,14 @@ from rich.table import Table
 from malt_jax.pods.planning import SAMPLING_STAGES, Plan, remedies
 from malt_jax.runs.progress import duration
 
-_WIDTH = 130
+_WIDTH = 120
+"""Columns that the table needs, also where the output is a file."""
 
 
 def print_plan(plan: Plan, price: float | None, console: Console) -> None:
     """Prints what every program needs, what would make those fit that do not, and the totals."""
     place = plan.place
+    console.width = max(console.width, _WIDTH)
     console.print(_heading(plan), soft_wrap=True, highlight=False)
     limit = "?" if place.hbm_limit is None else _gib(place.hbm_limit)
     table = Table(title=f"{place.name}: one call on one device of {limit} GiB", box=box.SIMPLE)
@@ -36,7 +38,7 @@ def print_plan(plan: Plan, price: float | None, console: Console) -> None:
             estimate.binds or "",
             f"{estimate.program.calls:,}",
         )
-    console.print(table, width=max(console.width, _WIDTH), no_wrap=True, crop=False)
+    console.print(table)
     for estimate in plan.estimates:
         if not estimate.fits:
             advice = ", or ".join(remedies(plan, estimate))

@@ -101,7 +101,8 @@ def _sampling_programs(
         branching = tuple(role.branching for role in roles)
         repetitions = [config.rounds] * len(roles)
     else:
-        questions, asked = config.evaluation.questions_per_batch, load.test_questions
+        asked = load.test_questions
+        questions = min(config.evaluation.questions_per_batch, asked)
         branching = (config.evaluation.votes,) + (1,) * (len(roles) - 1)
         # The untrained and the SFT policy; the policy after DPO from the first role that differs.
         differs = [role.name in config.learning.dpo_roles for role in roles]
@@ -266,7 +267,7 @@ def _update(
     state = abstract(mesh, state, state_axes(policy, config))
     key, total = jax.eval_shape(lambda: (jax.random.key(0), jnp.int32(0)))
     return Program(
-        name,
+        f"{name}/update",
         name.partition("/")[0],
         train_step,
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 from typing import Any
@@ -80,6 +81,11 @@ def describe_devices(topology: Topology) -> list[Any]:
 
     Raises UserError when libtpu, which holds the compiler, is not installed or refuses.
     """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"compiling for {topology.name} needs libtpu, Google's TPU compiler, which any Linux"
+            " machine can run: pip install 'jax[tpu]', or make install EXTRAS=tpu"
+        )
     # Nothing here touches a TPU: no metadata server is asked, other users of libtpu are not waited
     # for, and what it wants to know about its host has a value.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -96,13 +102,8 @@ def describe_devices(topology: Topology) -> list[Any]:
     name = f"{topology.generation}:{topology.shape}"
     try:
         described = topologies.get_topology_desc(name, "tpu", **options)
-    except Exception as error:
-        if "libtpu" in str(error).lower() or "tpu" not in str(error).lower():
-            raise UserError(
-                f"compiling for {topology.name} needs libtpu, Google's TPU compiler, which runs on"
-                f" any Linux machine: pip install 'jax[tpu]', or make install EXTRAS=tpu ({error})"
-            ) from None
-        raise UserError(f"libtpu cannot compile for {topology.name}: {error}") from None
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"libtpu cannot describe {topology.name}: {error}") from None
     return list(described.devices)
 
 

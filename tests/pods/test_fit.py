@@ -1,0 +1,82 @@
+"""The search for settings that fit."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from malt_jax.config import load_config
+from malt_jax.errors import UserError
+from malt_jax.pods import fit
+from malt_jax.pods.chips import CHIPS
+from malt_jax.pods.estimate import Memory, argument_bytes
+from malt_jax.pods.fit import fastest_that_fits, first_fitting
+from malt_jax.pods.planning import Place, Subject
+from malt_jax.pods.workload import Assumptions
+
+
+def test_the_cheapest_that_fits_is_taken_and_no_more_are_tried() -> None:
+    tried = []
+
+    def fits(candidate: int) -> bool:
+        tried.append(candidate)
+        return candidate <= 5
+
+    costs = {9: 1.0, 7: 2.0, 5: 3.0, 3: 4.0, 8: None}
+    assert first_fitting(list(costs), costs.__getitem__, fits) == 5
+    assert tried == [9, 7, 5]
+    assert first_fitting([9, 8], costs.__getitem__, lambda _: False) is None
+
+
+@pytest.fixture
+def subject_and_place() -> tuple[Subject, Place]:
+    options = [
+        "sampling.max_tokens=16",
+        "learning.dpo_roles=[]",
+        "pipeline.roles=[{name: generator, branching: 2}]",
+    ]
+    chip = CHIPS["TPU v5 lite"]
+    place = Place("one", tuple(jax.devices()[:1]), 1, chip, hbm_limit=2**40)
+    return Subject.of(load_config(None, options), Assumptions(question_tokens=8), place), place
+
+
+def test_a_larger_batch_is_faster_until_it_does_not_fit(
+    subject_and_place: tuple[Subject, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "MOST_QUESTIONS", 8)
+    subject, place = subject_and_place
+    refused = []
+
+    def compile(program) -> Memory | int:
+        questions = program.arguments[3].last.shape[0] if "decode" in program.name else 0
+        if questions > 4:
+            refused.append(questions)
+            return 2**41
+        return Memory(argument_bytes(program), 1, 0, 0)
+
+    found = fastest_that_fits(subject, place, compile).config
+    assert found.sampling.questions_per_batch == found.evaluation.questions_per_batch == 4
+    assert refused == [8]
+    # The whole batch at once is fastest, and fits.
+    assert found.sft.micro_batch_size == found.sft.batch_size
+    assert (found.sampling_mesh.data, found.learning_mesh.tensor) == (1, 1)
+
+
+def test_arguments_that_are_too_large_are_not_compiled(
+    subject_and_place: tuple[Subject, Place],
+) -> None:
+    subject, place = subject_and_place
+
+    def compile(program) -> int:
+        raise AssertionError(program.name)
+
+    with pytest.raises(UserError, match="sampling fits on one with no batch size and mesh"):
+        fastest_that_fits(subject, dataclasses.replace(place, hbm_limit=1000), compile)
+
+
+def test_without_peak_numbers_there_is_nothing_to_compare(
+    subject_and_place: tuple[Subject, Place],
+) -> None:
+    subject, place = subject_and_place
+    with pytest.raises(UserError, match="no peak numbers of cpu"):
+        fastest_that_fits(subject, dataclasses.replace(place, chip=None), lambda program: 0)

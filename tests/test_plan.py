@@ -1,0 +1,115 @@
+"""The command that plans a run."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from malt_jax import plan
+from malt_jax.errors import UserError
+from malt_jax.pods import planning
+from malt_jax.pods.estimate import Memory
+
+SMALL = [
+    *("sampling.max_tokens=16", "task.train_questions=10", "task.test_questions=4"),
+    *("sampling.questions_per_batch=4", "evaluation.questions_per_batch=4"),
+    "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 2}]",
+    *("learning.dpo_roles=[verifier]", "--question-tokens", "8"),
+]
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Memory | int]:
+    """What programs need, by name instead of by compiling them."""
+    needed: dict[str, Memory | int] = {}
+
+    def fake(program):
+        return needed.get(program.name, Memory(1000, 200, 30, 4))
+
+    monkeypatch.setattr(plan, "compiled_memory", fake)
+    monkeypatch.setattr(planning, "usable_hbm", lambda device: 2000)
+    monkeypatch.setattr(planning, "CHIPS", {"cpu": planning.CHIPS["TPU v4"]})
+    return needed
+
+
+def test_json_is_one_object(memory, capsys: pytest.CaptureFixture) -> None:
+    plan.main(["--json", "--price-per-chip-hour", "2", *SMALL])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["fits"] is True
+    fields = {"name", "fits", "hbm_bytes", "hbm_limit_bytes", "flops", "bytes_accessed"}
+    for program in printed["programs"]:
+        assert fields | {"roofline_seconds", "calls"} <= set(program)
+        assert (program["hbm_bytes"], program["hbm_limit_bytes"]) == (1234, 2000)
+        assert program["roofline_seconds"] == pytest.approx(
+            max(program["flops"] / 275e12, program["bytes_accessed"] / 1200e9)
+        )
+    names = [program["name"] for program in printed["programs"]]
+    for name in ("trees/verifier/prefill-generator", "evaluation/verifier/decode-16"):
+        assert name in names
+    assert names.index("sft/verifier/update") < names.index("dpo/verifier/update")
+    run = printed["run"]
+    seconds = sum(p["calls"] * p["roofline_seconds"] for p in printed["programs"])
+    assert run["hours"] == pytest.approx(seconds / 3600)
+    assert run["dollars"] == pytest.approx(2 * run["chip_hours"])
+    updates = ("sft/generator/update", "sft/verifier/update", "dpo/verifier/update")
+    assert run["steps"] == sum(p["calls"] for p in printed["programs"] if p["name"] in updates)
+    assert run["tokens"] > 0
+
+
+def test_what_does_not_fit_comes_with_advice(
+    memory, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    million = 10**6
+    memory["trees/verifier/decode-16"] = 200 * million
+    memory["dpo/verifier/update"] = Memory(100 * million, 100 * million, 0, 0)
+    monkeypatch.setattr(planning, "usable_hbm", lambda device: 150 * million)
+    overrides = ["sampling.questions_per_batch=8", "learning.remat=false"]
+    plan.main(["--json", *SMALL, *overrides])
+    printed = json.loads(capsys.readouterr().out)
+    assert not printed["fits"]
+    refused = {p["name"]: p["remedies"] for p in printed["programs"] if not p["fits"]}
+    assert set(refused) == {"trees/verifier/decode-16", "dpo/verifier/update"}
+    assert refused["trees/verifier/decode-16"][0].startswith("sampling.questions_per_batch=")
+    assert "learning.remat=true" in refused["dpo/verifier/update"]
+    assert refused["dpo/verifier/update"][0].startswith("dpo.micro_batch_size=")
+
+
+def test_the_table_shows_every_program(memory, capsys: pytest.CaptureFixture) -> None:
+    memory["sft/verifier/update"] = 5000
+    plan.main(["--only", "verifier", *SMALL])
+    printed = capsys.readouterr().out
+    assert "trees/verifier/decode-16" in printed and "generator/decode" not in printed
+    assert "sft/verifier/update does not fit; try" in printed and "chip-hours" in printed
+
+
+def test_names_that_are_not_there(memory) -> None:
+    with pytest.raises(UserError, match="no program has such a name; there are trees/generator"):
+        plan.main(["--only", "nobody", *SMALL])
+
+
+def test_an_unknown_topology() -> None:
+    with pytest.raises(UserError, match="v5e: 1x1, 2x2"):
+        plan.main(["--topology", "v5e:5x5"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is there")
+def test_without_libtpu_the_error_says_what_to_install() -> None:
+    with pytest.raises(UserError, match=r"pip install 'jax\[tpu\]'"):
+        plan.main(["--topology", "v5e:2x2", *SMALL])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_a_small_model_for_a_real_topology() -> None:
+    """In a process of its own, which may load libtpu. `make test` does not install libtpu."""
+    command = [sys.executable, "-m", "malt_jax.plan", "--topology", "v5e:2x2", "--json"]
+    chosen = ["--only", "generator/decode", "--only", "sft/verifier", *SMALL]
+    done = subprocess.run([*command, *chosen], capture_output=True, text=True, check=True)
+    printed = json.loads(done.stdout)
+    assert printed["fits"] and printed["run"]["chips"] == 4
+    for program in printed["programs"]:
+        assert program["hbm_limit_bytes"] == round(15.75 * 2**30)
+        assert 0 < program["hbm_bytes"] < 2**30
+        assert program["hbm"]["arguments"] > 0
