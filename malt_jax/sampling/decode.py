@@ -129,6 +129,7 @@ def decode(
     stop_ids: Sequence[int],
     max_tokens: int,
     chunk: int,
+    fill: int = 0,
     on_chunk: Callable[[DecodeState], None] | None = None,
 ) -> Completions:
     """Samples one completion for every node.
@@ -136,6 +137,7 @@ def decode(
     ancestors: the cached prompt, all but its last token.
     first:     the last token of each node's prompt, the first one fed.
     keys:      one per node; the token at position t is drawn with fold_in(key, t).
+    fill:      questions at the end that only fill up the batch; nobody waits for them.
     on_chunk:  called on the host after every `chunk` steps, for progress and streaming.
 
     The cache of the new level starts with room for ROOM tokens or one chunk and doubles when it is
@@ -165,7 +167,7 @@ def decode(
         if on_chunk is not None:
             on_chunk(state)
         running = to_host(state.finish).reshape(shards, len(rows) // shards, -1) == Finish.RUNNING
-        alive = running.any(axis=-1)
+        alive = running.any(axis=-1) & (rows < len(first) - fill).reshape(running.shape[:2])
         if not alive.any():
             break
         half = -(-alive.shape[1] // 2)

@@ -85,6 +85,7 @@ class Sampler:
             stop_ids=self.stop_ids,
             max_tokens=self.max_tokens,
             chunk=self.chunk,
+            fill=missing,
             on_chunk=on_chunk,
         )
         return completions.of_questions(asked)
