@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 import malt_jax
 from malt_jax import evaluate, loop, solve, train
-from malt_jax.errors import UserError
+from malt_jax.errors import Stopped, UserError
 from malt_jax.evaluation.systems import STANDARD
 
 SMALL = [
@@ -123,6 +124,24 @@ def test_a_run_that_dies_between_batches_keeps_what_it_has(
     assert results(directory) == results(run)
 
 
+def test_sigterm_ends_training_when_its_batch_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals = [signal.SIGTERM]
+
+    def preempted(self: loop.Round, *arguments: object) -> object:
+        while signals:
+            signal.raise_signal(signals.pop())
+        return original(self, *arguments)
+
+    original = loop.Round._sample
+    monkeypatch.setattr(loop.Round, "_sample", preempted)
+    with pytest.raises(Stopped):
+        start(tmp_path)
+    kept = [path.name for path in (tmp_path / "round-0/.trees.unfinished").glob("*.parquet")]
+    assert kept == ["batch-00000.parquet"]
+
+
 def test_another_configuration_is_refused_and_named(copy: Path) -> None:
     before = (copy / "results.json").read_bytes()
     with pytest.raises(UserError, match=r"sampling\.temperature: 1\.0 -> 0\.9"):
@@ -142,7 +161,7 @@ def test_trees_without_a_pair_keep_the_sft_weights(
 ) -> None:
     # With one branch there are no siblings, so no pairs.
     ones = [f"pipeline.roles.{role}.branching=1" for role in range(3)]
-    start(tmp_path / "run", *ones)
+    start(tmp_path / "run", *ones, "task.train_questions=4", "task.test_questions=4")
     content = results(tmp_path / "run")
     assert content["rounds"][0]["refiner"]["pairs"] == 0
     assert "no preference pair for the refiner" in caplog.text
@@ -157,7 +176,7 @@ def test_full_fine_tuning_runs_through_the_same_loop(tmp_path: Path) -> None:
 
 def test_two_rounds_build_on_each_other(tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    start(directory, "rounds=2", "task.test_questions=2", "task.train_questions=4")
+    start(directory, "rounds=2", "task.test_questions=4", "task.train_questions=4")
     assert len(results(directory)["rounds"]) == 2
     first, second = (
         pq.read_table(directory / f"round-{n}/trees/batch-00000.parquet").column("text")
