@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, Int
 MAX_SHAPES = 4
 """Shapes a training set may be padded to; each one is a program to compile."""
 LENGTH_MULTIPLE = 16
+SHORTEST_PREFIX = 64
+"""Tokens of a common beginning that are worth a level: it reads all weights once more, in every
+pass, and on several devices gathers them; its code is a third of the program."""
 CUT_CANDIDATES = 64
 UPDATES_PER_COMPILATION = 25
 """Updates that take about as long as compiling one program: a shape has to save at least that."""
@@ -170,12 +173,12 @@ class Batches:
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> Int[np.ndarray, " S"]:
     """What all prompts begin with, cut to a multiple of LENGTH_MULTIPLE and short of any whole
-    prompt."""
+    prompt; nothing if it is shorter than SHORTEST_PREFIX."""
     first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     shortest = min(map(len, prompts)) - 1
     differing = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     length = min(next(differing, shortest), shortest) // LENGTH_MULTIPLE * LENGTH_MULTIPLE
-    return np.array(first[:length], np.int32)
+    return np.array(first[: length if length >= SHORTEST_PREFIX else 0], np.int32)
 
 
 def _groups_by_length(

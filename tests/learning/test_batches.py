@@ -103,3 +103,9 @@ def test_the_limit_counts_prompt_and_longest_completion() -> None:
 def test_empty_prompts_and_completions_are_refused(bad: Example) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         Batches([bad], 2, seed=0)
+
+
+def test_a_short_common_beginning_is_no_level_of_its_own() -> None:
+    for common, wanted in ((63, 0), (64, 64), (95, 80)):
+        rows = [Example([7] * common + [row], ([1],)) for row in (1, 2)]
+        assert Batches(rows, 2, seed=0).batch(0, 0).prefix.size == wanted
