@@ -18,7 +18,6 @@ from malt_jax.pods.estimate import compiled_memory, for_the_compiler_alone
 from malt_jax.pods.fit import fastest_that_fits
 from malt_jax.pods.plan_table import print_plan
 from malt_jax.pods.planning import Subject, place_of, plan
-from malt_jax.pods.programs import Program
 from malt_jax.pods.topologies import parse_topology
 from malt_jax.pods.workload import Assumptions
 from malt_jax.runs.progress import Progress
@@ -91,17 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Compilation(contextlib.ExitStack):
-    """Progress on standard error, from the first program on."""
+    """Progress on standard error."""
 
     def __init__(self, place: str) -> None:
         super().__init__()
         self._title = f"compiling for {place}"
         self._progress: Progress | None = None
 
-    def show(self, done: int, total: int, last: Program) -> None:
+    def show(self, done: int, total: int, last: str) -> None:
         if self._progress is None:
             self._progress = self.enter_context(Progress(self._title, total, "programs"))
-        self._progress.update(done=done, last=last.name)
+        self._progress.update(done=done, last=last)
 
 
 if __name__ == "__main__":

@@ -88,12 +88,13 @@ def plan(
     place: Place,
     compile: Compile,
     only: Sequence[str] = ("",),
-    on_done: Callable[[int, int, Program], None] = lambda done, total, last: None,
+    on_done: Callable[[int, int, str], None] = lambda done, total, last: None,
 ) -> Plan:
     """Compiles the programs of a run.
 
     only:    parts of the names of the programs that are wanted.
-    on_done: called with the number of programs that are done, that of all, and the last one done.
+    on_done: called with the number of programs that are done, first with 0, the number of all, and
+        the name of the last one done.
 
     Raises UserError for a mesh that does not fit, and if no program is wanted.
     """
@@ -103,13 +104,14 @@ def plan(
         names = ", ".join(program.name for program in listed)
         raise UserError(f"--only {' '.join(only)}: no program has such a name; there are {names}")
     listed = wanted
+    on_done(0, len(listed), "")
     found = estimates(
         listed,
         place.hbm_limit,
         place.chip,
         compile,
         workers=os.cpu_count() or 1,
-        on_done=lambda done, last: on_done(done, len(listed), last),
+        on_done=lambda done, last: on_done(done, len(listed), last.name),
     )
     return Plan(
         place, subject.config, subject.shape, subject.load, sampling, learning, tuple(found)
