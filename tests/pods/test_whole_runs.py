@@ -1,0 +1,126 @@
+"""Whole runs by one and by two processes: the same trees, adapters and results."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from malt_jax import train
+from malt_jax.config import load_config
+from malt_jax.experiment import prepare
+from malt_jax.llama.model import Params
+from malt_jax.loop import learned
+from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
+from tests.pods.several import start, wait
+
+pytestmark = pytest.mark.slow
+
+LEARNING_RATE = 1e-2
+# Trees and passes of the evaluation have the same shapes, so that few programs are compiled.
+SMALL = [
+    "task.train_questions=8",
+    "task.test_questions=2",
+    "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 1}]",
+    "learning.dpo_roles=[generator]",
+    "sampling.questions_per_batch=2",
+    "evaluation.questions_per_batch=2",
+    "evaluation.votes=2",
+    "sampling.max_tokens=16",
+    "sampling.chunk=16",
+    *(f"{stage}.batch_size=2" for stage in ("sft", "dpo")),
+    *(f"{stage}.epochs=1" for stage in ("sft", "dpo")),
+    *(f"{stage}.warmup_steps=0" for stage in ("sft", "dpo")),
+    *(f"{stage}.learning_rate={LEARNING_RATE}" for stage in ("sft", "dpo")),
+]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("one") / "run"
+    train.main(["--run-dir", str(directory), *SMALL])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("two") / "run"
+    command = ["-m", "malt_jax.train", "--run-dir", str(directory), *SMALL]
+    programs = str(directory.with_name("programs"))
+    ended = wait(start(command, 2, JAX_COMPILATION_CACHE_DIR=programs), 1200)
+    for index, process in enumerate(ended):
+        assert process.status == 0, process.errors
+        assert f"[{index}/2] INFO sampling on 2 devices" in process.errors
+        # Progress and the table are the first one's.
+        assert ("round 0: trees" in process.errors) == (index == 0)
+        assert ("malt+mv" in process.output) == (index == 0)
+    return directory
+
+
+def nodes(run: Path) -> list[dict[str, Any]]:
+    tables = [pq.read_table(file) for file in sorted((run / "round-0/trees").glob("*.parquet"))]
+    return [
+        {name: row[name] for name in ("question", "path", "role", "ids", "finish", "value")}
+        for table in tables
+        for row in table.to_pylist()
+    ]
+
+
+def results(run: Path) -> dict[str, Any]:
+    content = json.loads((run / "results.json").read_text())
+    timed = ("seconds", "config")
+    systems = content.pop("systems")
+    for system in systems.values():
+        system.pop("seconds")
+    return {"systems": systems} | {k: v for k, v in content.items() if k not in timed}
+
+
+def test_trees_are_the_same_token_for_token(one: Path, two: Path) -> None:
+    assert nodes(one) == nodes(two)
+    assert len(nodes(one)) == 8 * (2 + 2)
+
+
+def test_adapters_are_the_same_but_for_the_order_of_sums(one: Path, two: Path) -> None:
+    # Two processes add the gradients of their rows to each other's: float32 sums in another order,
+    # different in the last digits. AdamW divides by the gradient's size, so that the updates differ
+    # as little, except where the gradient itself is almost 0: there by a part of the learning rate.
+    experiment = prepare(load_config(one / CONFIG_FILE))
+    runs = [learned(experiment, RunDirectory.read(run)) for run in (one, two)]
+    untrained = experiment.policy.init(experiment.checkpoint.params, jax.random.key(0))
+    assert (two / "round-0/generator/dpo").is_dir()
+    for stage in ("sft", "final"):
+        alone, together = (getattr(run, stage) for run in runs)
+        assert alone.keys() == together.keys()
+        for role in alone:
+            assert np.abs(flat(alone[role]) - flat(untrained)).max() > LEARNING_RATE / 2
+            differences = np.abs(flat(alone[role]) - flat(together[role]))
+            assert differences.max() < LEARNING_RATE
+            assert np.quantile(differences, 0.999) < LEARNING_RATE / 100
+
+
+def flat(tree: Params) -> np.ndarray:
+    return np.concatenate([np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)])
+
+
+def test_results_are_the_same(one: Path, two: Path) -> None:
+    assert results(one) == results(two)
+
+
+def test_a_run_begun_by_two_processes_is_finished_by_one(two: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(two, tmp_path / "run"))
+    for stage in ("round-0/generator/dpo", "evaluation"):
+        shutil.rmtree(directory / stage)
+    (directory / "results.json").unlink()
+    # As it is when the last batch is being sampled.
+    trees, unfinished = directory / "round-0/trees", directory / "round-0/.trees.unfinished"
+    trees.rename(unfinished)
+    (unfinished / "manifest.json").unlink()
+    (unfinished / "batch-00003.parquet").unlink()
+    shutil.rmtree(directory / "round-0/rows")
+    train.main(["--run-dir", str(directory), *SMALL])
+    assert nodes(directory) == nodes(two)
+    assert results(directory) == results(two)
