@@ -14,7 +14,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from malt_jax.errors import ProcessLost, UserError
@@ -49,7 +49,7 @@ class Channel:
         """Set when the run cannot go on: another process has died or has stopped."""
         self._reader = threading.Thread(target=self._read, name="malt-channel", daemon=True)
 
-    def start(self, on_lost: Any) -> None:
+    def start(self, on_lost: Callable[[], None]) -> None:
         """Begins to listen; `on_lost` is called in a thread of its own when `lost` is set."""
         self._on_lost = on_lost
         self._reader.start()

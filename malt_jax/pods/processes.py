@@ -149,7 +149,7 @@ def _initialize_jax(place: Place, service: str) -> None:
         place.index,
         local_device_ids=place.local_devices,
         cluster_detection_method="deactivate",
-        initialization_timeout=60,
+        initialization_timeout=45,
         heartbeat_timeout_seconds=_JAX_TIMEOUT,
         shutdown_timeout_seconds=60,
     )
@@ -201,11 +201,11 @@ class _Ending:
         """Ends this process because of an error in it, and tells the others."""
         text, status = outcome(error)
         lost = self._channel.lost
-        if lost is None and isinstance(error, Exception) and text.startswith("Traceback"):
+        if isinstance(error, Exception) and not isinstance(error, UserError | Stopped):
             # A collective fails when a process dies; then its death is what there is to say.
             lost = self._channel.wait_lost(_GRACE)
-        if lost is not None and not isinstance(error, UserError | Stopped):
-            text, status = outcome(lost)
+            if lost is not None:
+                text, status = outcome(lost)
         with self._once:
             print(text, file=sys.stderr, flush=True)
             if lost is None and not isinstance(error, Stopped):
