@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
@@ -74,11 +75,12 @@ def load_checkpoint(
     path = _resolve(name_or_path)
     override = None if tokenizer is None else _load_tokenizer(tokenizer)
     if path.is_file():
-        opened = GGUFFile(path)
+        opened = _open_gguf(path, path.stat().st_mtime_ns)
         config = opened.config()
         chosen = override or opened.tokenizer()
         _check_fit(chosen, config, str(path))
         params = assemble(opened.tensors(config), config, dtype, mesh)
+        _open_gguf.cache_clear()
     else:
         config = huggingface.read_config(path)
         eos_ids = huggingface.read_eos_ids(path)
@@ -93,7 +95,9 @@ def load_checkpoint_config(name_or_path: str) -> LlamaConfig:
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     path = _resolve(name_or_path)
-    return GGUFFile(path).config() if path.is_file() else huggingface.read_config(path)
+    if path.is_file():
+        return _open_gguf(path, path.stat().st_mtime_ns).config()
+    return huggingface.read_config(path)
 
 
 def load_checkpoint_tokenizer(name_or_path: str, *, tokenizer: str | None = None) -> Tokenizer:
@@ -193,6 +197,15 @@ def _resolve(name_or_path: str) -> Path:
         "\n  otherwise a path: a directory with config.json, safetensors and a tokenizer, such as"
         " /models/Llama-3.1-8B-Instruct, or a file such as /models/model.gguf"
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _open_gguf(path: Path, changed: int) -> GGUFFile:
+    """A file that is asked for its shape and then for its weights; opening it may take seconds.
+
+    changed: when it was written, so that a file that was replaced is opened anew.
+    """
+    return GGUFFile(path)
 
 
 def _smollm2_file() -> Path:

@@ -174,9 +174,8 @@ def fitting(
     problems = {
         sizes: list(_problems(section, sizes, config, shape, hardware)) for sizes in possible
     }
-    fitting = [sizes for sizes in possible if not problems[sizes]]
-    if fitting:
-        return fitting
+    if good := [sizes for sizes in possible if not problems[sizes]]:
+        return good
     closest = min(possible, key=lambda sizes: len(problems[sizes]))
     raise UserError(
         f"{section}: no mesh of {hardware.devices} devices fits"
