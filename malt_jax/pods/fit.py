@@ -84,7 +84,8 @@ def first_fitting(
 def _sampling(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
     config = subject.config
     meshes = fitting("sampling_mesh", config.sampling_mesh, config, subject.shape, hardware)
-    for sizes in meshes:
+    # Of equal costs the first counts, and gathers along "fsdp" are in no cost.
+    for sizes in sorted(meshes, key=lambda sizes: sizes.fsdp):
         questions = sizes.batch
         while questions <= MOST_QUESTIONS:
             changed = dataclasses.replace(
