@@ -53,13 +53,13 @@ def write_plots(content: Mapping[str, Any], directory: Path) -> list[Path]:
 
 def _plots(content: Mapping[str, Any]) -> Iterator[tuple[str, Axes]]:
     systems, footer = content["systems"], one_line(headline(content))
-    compared = {name: system for name, system in systems.items() if not _ABLATION.match(name)}
+    compared = _without_ablations(systems)
     if compared:
         yield "accuracy-against-calls", _against_calls(compared, footer)
     if len(compared) < len(systems):
         yield "ablations", _ablations(systems, footer)
-    if content.get("turns"):
-        yield "accuracy-after-each-role", _after_each_role(content["turns"], footer)
+    if turns := _without_ablations(content.get("turns", {})):
+        yield "accuracy-after-each-role", _after_each_role(turns, footer)
     if content.get("transitions"):
         yield "changed-answers", _changed_answers(content["transitions"], footer)
     for field, values in content.get("groups", {}).items():
@@ -67,6 +67,10 @@ def _plots(content: Mapping[str, Any]) -> Iterator[tuple[str, Axes]]:
         # Levels have an order and are joined; subjects are names.
         draw = _by_level if all(re.search(r"\d$", value) for value in values) else _by_subject
         yield f"accuracy-by-{name}", draw(field, values, footer)
+
+
+def _without_ablations(by_system: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry for name, entry in by_system.items() if not _ABLATION.match(name)}
 
 
 def _against_calls(systems: Mapping[str, Any], footer: str) -> Axes:

@@ -15,13 +15,14 @@ from malt_jax.llama.model import Llama, Params, forward
 
 
 def bucket(size: int) -> int:
-    """The padded length for a segment: 16, 32, 48, 64, 96, 128, 192, 256, ...
+    """The padded length for a segment: 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, ...
 
-    Two lengths per power of two keep the number of compiled programs logarithmic and the padding
-    below a third.
+    Four lengths per power of two keep the number of compiled programs logarithmic and the padding
+    of long segments below a fifth.
     """
     for power in range(4, 31):
-        for length in (1 << power, 3 << (power - 1)):
+        for quarters in (4, 5, 6, 7):
+            length = quarters << (power - 2)
             if length >= max(size, 16) and length % 16 == 0:
                 return length
     raise ValueError(f"a segment of {size} tokens is out of range")
