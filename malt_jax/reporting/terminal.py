@@ -43,4 +43,3 @@ def print_table(content: Mapping[str, Any], console: Console) -> None:
             f"{role} {c['rows']} rows and {c['pairs']} pairs" for role, c in roles.items()
         )
         console.print(f"round {number} learned from: {learned}")
-
