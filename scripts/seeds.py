@@ -43,7 +43,8 @@ def main() -> None:
     for seed in seeds:
         directory = Path(folder) / f"seed-{seed}"
         command = [sys.executable, "-m", "malt_jax.train", "--run-dir", str(directory)]
-        subprocess.run([*command, f"seed={seed}", *overrides], check=True)
+        if status := subprocess.run([*command, f"seed={seed}", *overrides]).returncode:
+            sys.exit(status)
         runs.append(json.loads((directory / "results.json").read_text()))
     print("| system | accuracy %, mean of seeds ± 95 % | each seed | malt+mv ahead by ± 95 % |")
     print("|---|---|---|---|")
