@@ -71,6 +71,13 @@ def test_a_directory_with_other_files_is_not_taken(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+def test_a_bucket_is_no_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="^gs://bucket/run: .* mount the bucket"):
+        open_run("gs://bucket/run", Config()).__enter__()
+    assert not os.listdir(tmp_path)
+
+
 def test_a_stage_is_seen_when_it_is_complete(tmp_path: Path) -> None:
     with open_run(tmp_path, Config()) as run:
         assert not run.is_done("round-0/trees")
