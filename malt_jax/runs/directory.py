@@ -209,8 +209,8 @@ def open_run(
 def _open(path: Path, config: Config, stack: contextlib.ExitStack) -> None:
     if re.match(r"[a-z][a-z0-9]+:/", str(path)):
         raise UserError(
-            f"{str(path).replace(':/', '://', 1)}: a run directory must be a path; mount the bucket,"
-            " for instance with gcsfuse (docs/pods.md)"
+            f"{str(path).replace(':/', '://', 1)}: a run directory must be a path; mount the"
+            " bucket, for instance with gcsfuse (docs/pods.md)"
         )
     try:
         if path.is_dir() and not (path / CONFIG_FILE).exists() and _visible(path):

@@ -73,7 +73,7 @@ def test_a_directory_with_other_files_is_not_taken(tmp_path: Path) -> None:
 
 def test_a_bucket_is_no_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="^gs://bucket/run: .* mount the bucket"):
+    with pytest.raises(UserError, match=r"^gs://bucket/run: .* mount the bucket"):
         open_run("gs://bucket/run", Config()).__enter__()
     assert not os.listdir(tmp_path)
 
