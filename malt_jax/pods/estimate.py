@@ -106,7 +106,7 @@ def for_the_compiler_alone() -> Iterator[None]:
     The compiler spends as little time on fast code as it can: it is several times faster then, and
     its programs need a few percent more memory, so that what fits so fits. None of them is kept.
     """
-    settings = {"jax_exec_time_optimization_effort": -1.0, "jax_enable_compilation_cache": False}
+    settings = {"jax_optimization_level": "O0", "jax_enable_compilation_cache": False}
     before = {name: getattr(jax.config, name) for name in settings}
     try:
         for name, value in settings.items():

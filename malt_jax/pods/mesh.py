@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from malt_jax.config import MESH_AXES, Config, MeshConfig
 from malt_jax.errors import UserError
@@ -101,7 +101,7 @@ def build(sizes: Sizes, devices: Sequence[Any]) -> Mesh:
         )
     else:
         grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(grid, MESH_AXES)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def choose(

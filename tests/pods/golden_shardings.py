@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 
 from malt_jax.config import MESH_AXES, Config, load_config
 from malt_jax.experiment import models
@@ -56,7 +56,9 @@ def arrays(case: str) -> Arrays:
     config = load_config(None, [f"model.name={MODEL}", "model.dtype=bfloat16", *overrides])
     dtype = jnp.bfloat16
     sizes = choose(config, PRESETS[MODEL], dtype, hardware)
-    sampling, learning = (AbstractMesh(tuple(size), MESH_AXES) for size in sizes)
+    # By default their axes would be JAX's explicit ones.
+    automatic = (AxisType.Auto,) * len(MESH_AXES)
+    sampling, learning = (AbstractMesh(tuple(size), MESH_AXES, automatic) for size in sizes)
     trained, sampled = models(config, PRESETS[MODEL], dtype, Meshes(sampling, learning))
     described: Arrays = {}
     for title, tree in (*_sampling(config, sampled), *_learning(config, trained)):
