@@ -98,7 +98,8 @@ def test_trees_are_the_same_token_for_token(one: Path, several: Path) -> None:
 def test_adapters_are_the_same_but_for_the_order_of_sums(one: Path, several: Path) -> None:
     # Processes add the gradients of their rows to each other's: float32 sums in another order,
     # different in the last digits. AdamW divides by the gradient's size, so that the updates differ
-    # as little, except where the gradient itself is almost 0: there by a part of the learning rate.
+    # as little, except where the gradient itself is almost 0 and may even have the other sign: the
+    # first update is then the learning rate in the one direction or in the other.
     experiment = prepare(load_config(one / CONFIG_FILE))
     runs = [learned(experiment, RunDirectory.read(run)) for run in (one, several)]
     untrained = experiment.policy.init(experiment.checkpoint.params, jax.random.key(0))
@@ -109,7 +110,7 @@ def test_adapters_are_the_same_but_for_the_order_of_sums(one: Path, several: Pat
         for role in alone:
             assert np.abs(flat(alone[role]) - flat(untrained)).max() > LEARNING_RATE / 2
             differences = np.abs(flat(alone[role]) - flat(together[role]))
-            assert differences.max() < LEARNING_RATE
+            assert differences.max() < 2 * LEARNING_RATE
             assert np.quantile(differences, 0.999) < LEARNING_RATE / 100
 
 
