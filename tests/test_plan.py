@@ -128,7 +128,8 @@ def test_a_small_model_for_a_real_topology(
     assert plan["learning_mesh"]["data"] % slices == 0
     for program in plan["programs"]:
         if gib is not None:
-            assert program["hbm_limit_bytes"] == round(gib * 2**30)
+            # libtpu prints it with two digits behind the point, and rounds from version to version.
+            assert program["hbm_limit_bytes"] == pytest.approx(gib * 2**30, rel=1e-3)
         assert 0 < program["hbm_bytes"] < 2**30 < program["hbm_limit_bytes"]
         assert program["hbm"]["arguments"] > 0
 
