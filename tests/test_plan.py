@@ -85,6 +85,7 @@ def test_the_table_shows_every_program(memory, capsys: pytest.CaptureFixture) ->
     memory["sft/verifier/update"] = 5000
     plan.main(["--only", "verifier", *SMALL])
     printed = capsys.readouterr().out
+    assert "…" not in printed
     assert "trees/verifier/decode-16" in printed and "generator/decode" not in printed
     assert "sft/verifier/update does not fit; try" in printed and "chip-hours" in printed
 

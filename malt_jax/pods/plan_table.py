@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from malt_jax.pods.planning import SAMPLING_STAGES, Plan, remedies
 from malt_jax.runs.progress import duration
 
-_WIDTH = 120
-"""Columns that the table needs, also where the output is a file."""
-
 
 def print_plan(plan: Plan, price: float | None, console: Console) -> None:
     """Prints what every program needs, what would make those fit that do not, and the totals."""
     place = plan.place
-    console.width = max(console.width, _WIDTH)
     console.print(_heading(plan), soft_wrap=True, highlight=False)
     limit = "?" if place.hbm_limit is None else _gib(place.hbm_limit)
     table = Table(title=f"{place.name}: one call on one device of {limit} GiB", box=box.SIMPLE)
@@ -38,6 +35,9 @@ def print_plan(plan: Plan, price: float | None, console: Console) -> None:
             estimate.binds or "",
             f"{estimate.program.calls:,}",
         )
+    # A number that is cut off is a wrong number, also where the output is a file or a narrow window.
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console.width = max(console.width, needed)
     console.print(table)
     for estimate in plan.estimates:
         if not estimate.fits:
