@@ -35,7 +35,7 @@ def print_plan(plan: Plan, price: float | None, console: Console) -> None:
             estimate.binds or "",
             f"{estimate.program.calls:,}",
         )
-    # A number that is cut off is a wrong number, also where the output is a file or a narrow window.
+    # A number that is cut off is a wrong number, in a file and in a narrow window too.
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.width = max(console.width, needed)
     console.print(table)
