@@ -211,12 +211,15 @@ class Llama(nn.Module):
         """Next-token logits of hidden states returned by the model, float32."""
         kernel = self.embed() if self.config.tie_embeddings else self.head()
         kernel = gathered(self.mesh, kernel, _Table.axes)
-        return jax.lax.dot_general(
+        logits = jax.lax.dot_general(
             hidden,
             kernel.astype(self.dtype),
             (((hidden.ndim - 1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
+        # Whoever wants them whole must collect logits, not the far larger kernel.
+        split = P("batch", *[None] * (hidden.ndim - 2), "vocab")
+        return constrain(self.mesh, logits, split)
 
     def everything(self, tokens: Int[Array, "*N T"]) -> Float[Array, "*N T V"]:
         """Touches every parameter; the method that `init` runs."""

@@ -250,11 +250,13 @@ def _step(
     hidden, token_level = forward(
         model, variables, state.last[..., None], ones, (*ancestors, state.level)
     )
-    logits = next_logits(model, variables, hidden[..., 0, :])
+    # As rows of one matrix, because the short axes of the nodes would be padded to whole tiles.
+    rows = hidden.reshape(-1, hidden.shape[-1])
     # Drawing looks at the whole vocabulary, several times.
-    logits = constrain(model.mesh, logits, P("batch"))
+    logits = constrain(model.mesh, next_logits(model, variables, rows), P("batch"))
     position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), state.step)
-    tokens, log_probabilities = draw(logits, position_keys.reshape(keys.shape), filters)
+    drawn = draw(logits, position_keys, filters)
+    tokens, log_probabilities = (x.reshape(state.last.shape) for x in drawn)
 
     running = state.finish == Finish.RUNNING
     stopped = jnp.any(
