@@ -79,10 +79,11 @@ def programs(
     use. Of the sizes that a batch may shrink to when questions finish, only the full one is listed,
     so that `calls` is an upper bound."""
     trained, sampled = models(config, shape, dtype, meshes)
+    resident = _resident(trained, sampled)
     listed = [
-        *_sampling_programs(config, sampled, load, "trees"),
+        *_sampling_programs(config, sampled, resident, load, "trees"),
         *_learning_programs(config, Policy(trained, config.learning.method), load),
-        *_sampling_programs(config, sampled, load, "evaluation"),
+        *_sampling_programs(config, sampled, resident, load, "evaluation"),
     ]
     return [program for program in listed if program.calls]
 
@@ -92,8 +93,22 @@ def _variables(model: Llama) -> Params:
     return abstract(model.mesh, shapes, logical_axes(model))
 
 
+def _base(model: Llama) -> Params:
+    base: Params = _variables(model.clone(lora=None))["params"]
+    return base
+
+
+def _resident(trained: Llama, sampled: Llama) -> Params | None:
+    """The base weights as learning has them, which stay where they are while sampling has a copy of
+    its own; None if it has none."""
+    base = _base(trained)
+    merged = trained.lora is not None and sampled.lora is None
+    same = jax.tree.map(lambda x, y: x.sharding == y.sharding, base, _base(sampled))
+    return base if merged or not all(jax.tree.leaves(same)) else None
+
+
 def _sampling_programs(
-    config: Config, model: Llama, load: Workload, stage: str
+    config: Config, model: Llama, resident: Params | None, load: Workload, stage: str
 ) -> Iterator[Program]:
     roles = load.roles
     if stage == "trees":
@@ -118,6 +133,7 @@ def _sampling_programs(
             config,
             model,
             variables,
+            resident,
             f"{stage}/{role.name}",
             stage,
             role,
@@ -132,6 +148,7 @@ def _role_programs(
     config: Config,
     model: Llama,
     variables: Params,
+    resident: Params | None,
     name: str,
     stage: str,
     role: RoleLengths,
@@ -166,6 +183,7 @@ def _role_programs(
             mesh,
             calls=batches,
             weights=variables,
+            beside=resident,
         )
         level = jax.eval_shape(lambda: empty_level(model, leading, width))  # noqa: B023
         ancestors = (*ancestors, abstract(model.mesh, level, level_axes(len(leading))))
@@ -192,7 +210,7 @@ def _role_programs(
                 mesh,
                 calls=batches,
                 weights=variables,
-                beside=(variables, ancestors),
+                beside=(variables, ancestors, resident),
             )
         state = _decode_state(model, nodes, size)
         calls = math.ceil(steps / chunk)
@@ -209,6 +227,7 @@ def _role_programs(
             loop_steps=math.ceil(steps / calls),
             tokens=math.prod(nodes) * math.ceil(steps / calls),
             weights=variables,
+            beside=resident,
         )
         before = size
 
@@ -220,9 +239,7 @@ def _decode_state(model: Llama, nodes: tuple[int, ...], size: int) -> Any:
 
 
 def _learning_programs(config: Config, policy: Policy, load: Workload) -> Iterator[Program]:
-    mesh = policy.model.mesh
-    variables = abstract_variables(policy.model.clone(lora=None))["params"]
-    base = abstract(mesh, nn.unbox(variables), logical_axes(policy.model)["params"])
+    base = _base(policy.model)
     trainable = policy.like()
     dpo = config.dpo
     objective = DpoObjective(dpo.beta, dpo.label_smoothing, dpo.nll_weight)

@@ -13,6 +13,7 @@ from malt_jax.learning import dpo, fit
 from malt_jax.learning.batches import Example
 from malt_jax.learning.dpo import train_dpo
 from malt_jax.learning.sft import train_sft
+from malt_jax.pods.estimate import shard_bytes
 from malt_jax.pods.mesh import meshes
 from malt_jax.pods.programs import programs
 from malt_jax.pods.workload import Assumptions, workload
@@ -156,3 +157,13 @@ def test_tokens_add_up(planned) -> None:
     sampled = sum(p.tokens * p.calls for p in decoded)
     assert 4 * 6 * load.completion_tokens <= sampled < 4 * 6 * (load.completion_tokens + 24)
     assert np.all([p.calls > 0 for p in listed])
+
+
+def test_learning_keeps_its_weights_while_sampling_has_a_copy(experiment, planned) -> None:
+    config, shape = experiment.config, experiment.checkpoint.config
+    whole = sum(x.nbytes for x in jax.tree.leaves(experiment.checkpoint.params))
+    for dtype, resident in ((jnp.float32, whole), (jnp.bfloat16, 0)):  # merged; with the adapter
+        listed = programs(config, shape, dtype, meshes(config, shape, dtype), planned[0])
+        for program in listed:
+            if "/decode-" in program.name:
+                assert sum(shard_bytes(x) for x in jax.tree.leaves(program.beside)) == resident
