@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import sys
@@ -9,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from malt_jax.errors import Stopped, UserError, outcome
+
+TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+"""Files of the TPUs that are attached to a machine."""
 
 
 def command(main: Callable[[], None]) -> None:
@@ -19,6 +23,7 @@ def command(main: Callable[[], None]) -> None:
     if "jax" in sys.modules:  # commands that use no JAX do not wait for its import
         _keep_compiled_programs()
         compile_faster_on_cpus()
+        _look_for_no_tpu_in_vain()
     try:
         main()
     except (UserError, Stopped, KeyboardInterrupt) as error:
@@ -46,3 +51,10 @@ def compile_faster_on_cpus() -> None:
     # XLA ends the process when it does not know a flag, and jaxlib 0.11 has lost this one.
     if jaxlib.__version__.startswith("0.10.") and flag not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {flag}=false".strip()
+
+
+def _look_for_no_tpu_in_vain() -> None:
+    """Where libtpu is installed for plans but no TPU is, JAX would ask Google's metadata server for
+    one, and libtpu complain about the answer."""
+    if not any(glob.glob(pattern) for pattern in TPU_DEVICES):
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

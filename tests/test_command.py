@@ -3,8 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jaxlib
+import pytest
+
+import malt_jax.command
 
 
 def test_commands_without_a_model_do_not_import_jax() -> None:
@@ -33,3 +37,16 @@ def test_the_users_own_xla_flags_are_kept() -> None:
             text=True,
         )
         assert done.stdout.strip().endswith(output), done.stderr
+
+
+@pytest.mark.parametrize(("files", "skips"), [([], "1"), (["accel0"], None)])
+def test_the_metadata_server_is_asked_where_there_is_a_tpu(
+    files: list[str], skips: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+    monkeypatch.setattr(malt_jax.command, "TPU_DEVICES", (f"{tmp_path}/accel*",))
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    os.environ.pop("TPU_SKIP_MDS_QUERY", None)
+    malt_jax.command.command(lambda: None)
+    assert os.environ.get("TPU_SKIP_MDS_QUERY") == skips
