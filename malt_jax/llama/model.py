@@ -208,7 +208,11 @@ class Llama(nn.Module):
         return self.norm(x), constrain(self.mesh, level, level_axes(len(leading)))
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Next-token logits of hidden states returned by the model, float32."""
+        """Next-token logits of hidden states returned by the model, float32.
+
+        The first axis is the one that the batch is split along; the logits lie split along their
+        vocabulary too.
+        """
         kernel = self.embed() if self.config.tie_embeddings else self.head()
         kernel = gathered(self.mesh, kernel, _Table.axes)
         logits = jax.lax.dot_general(

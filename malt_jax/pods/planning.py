@@ -41,11 +41,11 @@ def place_of(topology: Topology | None) -> Place:
     """The devices of a topology, or those at hand. Raises UserError as `describe_devices`."""
     devices = jax.devices() if topology is None else describe_devices(topology)
     kind = devices[0].device_kind
-    each = 1 if topology is None else topology.devices_per_chip
-    name = f"{len(devices)} x {kind}" if topology is None else topology.name
-    return Place(
-        name, tuple(devices), len(devices) // each, CHIPS.get(kind), usable_hbm(devices[0])
-    )
+    if topology is None:
+        name, chips = f"{len(devices)} x {kind}", len(devices)
+    else:
+        name, chips = topology.name, topology.chips
+    return Place(name, tuple(devices), chips, CHIPS.get(kind), usable_hbm(devices[0]))
 
 
 @dataclasses.dataclass(frozen=True)

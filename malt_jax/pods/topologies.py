@@ -31,7 +31,6 @@ SHAPES: dict[str, tuple[str, ...]] = {
 https://docs.cloud.google.com/tpu/docs list."""
 
 _SIZES = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_DEVICES_PER_CHIP = {"tpu7x": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +52,6 @@ class Topology:
         for side in self.shape.split("x"):
             count *= int(side)
         return count
-
-    @property
-    def devices_per_chip(self) -> int:
-        return _DEVICES_PER_CHIP.get(self.generation, 1)
 
 
 def parse_topology(name: str, slices: int = 1) -> Topology:
