@@ -7,6 +7,7 @@ the paper leaves a choice open, the help text says so.
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from upath import UPath
 
 from malt_jax.errors import UserError
 from malt_jax.typed_values import ValueProblem, construct, describe_type, leaves, plain
@@ -243,7 +245,7 @@ class Config:
     processes: ProcessesConfig = ProcessesConfig()
 
 
-def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(file: Path | UPath | str | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration in a YAML file (None: the defaults), changed by `field=value` overrides.
 
     An override's field is a full name ("sampling.top_p", "pipeline.roles.0.branching"), its value
@@ -255,7 +257,7 @@ def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -
     values = plain(Config())
     config = Config()
     if file is not None:
-        values = _merged(values, _read(Path(file)))
+        values = _merged(values, _read(UPath(file)))
         config = _constructed(values, str(file))
     for override in overrides:
         values = _overridden(values, override)
@@ -312,10 +314,11 @@ def _described(field: dataclasses.Field[Any], hint: Any, prefix: str) -> list[st
     ]
 
 
-def _read(file: Path) -> Any:
+def _read(file: UPath) -> Any:
     try:
         # Unresolved: an interpolation could bring the environment into the files of a run.
-        values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        text = io.StringIO(file.read_text("utf-8"))
+        values = OmegaConf.to_container(OmegaConf.load(text), resolve=False)
     except OSError as error:
         raise UserError(f"cannot read the configuration {file}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from upath import UPath
 
 from malt_jax import evaluation, loop
 from malt_jax.command import command
@@ -25,6 +26,7 @@ from malt_jax.reporting.tables import latex, markdown
 from malt_jax.reporting.terminal import print_table
 from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
+from malt_jax.runs.files import location, reached
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,15 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run-dir", type=Path, help="a finished run of malt_jax.train")
+    source.add_argument(
+        "--run-dir",
+        type=location,
+        help="a finished run of malt_jax.train: a directory, or gs://BUCKET/PATH",
+    )
     source.add_argument(
         "--config", type=Path, help="YAML file with options: evaluates the untrained model"
     )
     parser.add_argument(
         "--out",
-        type=Path,
-        help="directory for samples and results, in its folder evaluation/ (default: the run's;"
-        " needed with --config and with changed options)",
+        type=location,
+        help="directory or gs://BUCKET/PATH for samples and results, in its folder evaluation/"
+        " (default: the run's; needed with --config and with changed options)",
     )
     parser.add_argument(
         "--systems",
@@ -68,11 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is None and (options.config or options.overrides):
         parser.error("--out is needed with --config and with changed options")
     run, out = options.run_dir, options.out or options.run_dir
-    if run is not None and not (run / RESULTS_FILE).is_file():
-        raise UserError(
-            f"{run} holds no finished run (no {RESULTS_FILE}); finish it first: python -m"
-            f" malt_jax.train --run-dir {run} with the options that it was begun with"
-        )
+    if run is not None:
+        _require_finished(run)
     file = options.config if run is None else run / CONFIG_FILE
     config = load_config(file, options.overrides)
     names = options.systems.split(",") if options.systems else None
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _evaluate(
     experiment: Experiment,
-    run: Path | None,
+    run: UPath | None,
     directory: RunDirectory,
     names: Sequence[str] | None,
     options: argparse.Namespace,
@@ -125,7 +128,16 @@ def _evaluate(
     }
 
 
-def _training(run: Path, trained: Config, evaluated: Config) -> dict[str, Any]:
+def _require_finished(run: UPath) -> None:
+    with reached(run):
+        if not (run / RESULTS_FILE).exists():
+            raise UserError(
+                f"{run} holds no finished run (no {RESULTS_FILE}); finish it first: python -m"
+                f" malt_jax.train --run-dir {run} with the options that it was begun with"
+            )
+
+
+def _training(run: UPath, trained: Config, evaluated: Config) -> dict[str, Any]:
     """What the results of the training say about it."""
     try:
         earlier: Mapping[str, Any] = json.loads((run / RESULTS_FILE).read_text())

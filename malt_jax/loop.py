@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
+from upath import UPath
 
 from malt_jax import credit, evaluation
 from malt_jax.config import Config, plain
 from malt_jax.credit import Node, RoleRows
+from malt_jax.errors import UserError
 from malt_jax.evaluation.results import RESULTS_FILE, write_results
 from malt_jax.evaluation.sampling import Policies
 from malt_jax.evaluation.store import FOLDER, Store
@@ -44,6 +46,7 @@ from malt_jax.value_uncertainty import value_uncertainty
 
 logger = logging.getLogger(__name__)
 
+_REFERENCE = "reference_logps.npy"
 _TRAINING = 1
 """Folded into the run's key for everything that training draws."""
 
@@ -234,7 +237,7 @@ class Round:
         names = experiment.pipeline.names
         return graded(experiment.task, questions, names, completions, tokenizer)
 
-    def _read(self, file: Path, questions: Sequence[Question]) -> Tree:
+    def _read(self, file: UPath, questions: Sequence[Question]) -> Tree:
         pipeline = self.experiment.pipeline
         return from_parquet(file, questions, pipeline.names, pipeline.branching)
 
@@ -333,22 +336,22 @@ class Round:
         self, stage: Stage, start: Params, pairs: Sequence[Example]
     ) -> Float[np.ndarray, "rows 2"]:
         """The reference's log-probabilities of all pairs, as an interrupted attempt left them."""
-        path = stage.path / "reference_logps"
-        if stage.has(path.name):
-            like = {"logps": np.zeros((len(pairs), 2), np.float32)}
-            return np.asarray(restore_tree(path, like)["logps"])
+        if stage.has(_REFERENCE):
+            return _from_npy(stage.path / _REFERENCE, (len(pairs), 2))
         experiment = self.experiment
         batch_size = experiment.config.dpo.batch_size
         base = experiment.checkpoint.params
         logps = reference_logps(experiment.policy, base, start, pairs, batch_size)
-        save_tree(path, {"logps": logps})
+        content = io.BytesIO()
+        np.save(content, logps)
+        stage.write(_REFERENCE, content.getvalue())
         return logps
 
     @contextlib.contextmanager
     def _training(self, name: str, stage: Stage) -> Iterator[tuple[TrainingState, OnStep]]:
         """Saves, shows and records the updates of a training stage."""
         every = self.experiment.config.learning.save_every
-        state = TrainingState(stage, self.directory.processes, every)
+        state = TrainingState(stage, self.directory.processes, every, self.metrics.flush)
         self.metrics.restart(name, after=state.step)
         with contextlib.ExitStack() as stack:
             progress: Progress | None = None
@@ -392,6 +395,20 @@ def _reference(tree: Tree, node: Node) -> dict[str, Any]:
 
 def _json_lines(rows: Sequence[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _from_npy(file: UPath, shape: tuple[int, int]) -> Float[np.ndarray, "rows 2"]:
+    try:
+        array = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(file, str(error)) from None
+    if array.shape != shape or array.dtype != np.float32:
+        raise _damaged(file, f"it holds {array.dtype}{list(array.shape)}, not float32{list(shape)}")
+    return array
+
+
+def _damaged(file: UPath, problem: str) -> UserError:
+    return UserError(f"{file} is damaged: {problem}; delete it, and it is computed again")
 
 
 def _warn_of_dropped(stage: str, dropped: int, rows: int) -> None:

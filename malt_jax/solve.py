@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from malt_jax import loop, tasks
 from malt_jax.command import command
@@ -16,6 +15,7 @@ from malt_jax.experiment import Experiment, Trainables, prepare
 from malt_jax.llama.checkpoint import load_checkpoint_tokenizer
 from malt_jax.roles import QUESTION, load_pipeline
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
+from malt_jax.runs.files import location, reached
 from malt_jax.sampling.decode import Completions, DecodeState
 from malt_jax.tasks.base import Question
 from malt_jax.train import QUICKSTART
@@ -59,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.question is None and not options.show_prompts:
         parser.error("a question is needed, or --show-prompts")
 
-    run = Path(options.source)
-    is_run = (run / CONFIG_FILE).is_file()
+    run = location(options.source)
+    with reached(run):
+        is_run = (run / CONFIG_FILE).exists()
     if is_run:
         config = load_config(run / CONFIG_FILE, options.overrides)
     else:

@@ -16,6 +16,7 @@ from malt_jax.pods.processes import together
 from malt_jax.reporting.terminal import print_table
 from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import open_run
+from malt_jax.runs.files import location
 
 QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
 
@@ -36,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="YAML file with options (default: the embedded model on generated arithmetic)",
     )
     parser.add_argument(
-        "--run-dir", type=Path, default=Path("runs/default"), help="default: %(default)s"
+        "--run-dir",
+        type=location,
+        default="runs/default",
+        help="a directory, or gs://BUCKET/PATH (default: %(default)s)",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="see below")
     options = parser.parse_args(arguments)

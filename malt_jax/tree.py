@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Array, Float, Key
+from upath import UPath
 
 from malt_jax import credit
 from malt_jax.errors import UserError
@@ -173,14 +174,17 @@ def to_parquet(tree: Tree) -> bytes:
 
 
 def from_parquet(
-    file: Path, questions: Sequence[Question], roles: Sequence[str], branching: Sequence[int]
+    file: Path | UPath,
+    questions: Sequence[Question],
+    roles: Sequence[str],
+    branching: Sequence[int],
 ) -> Tree:
     """Reads a tree back.
 
     Raises UserError when the file cannot be read or does not hold the nodes of these questions.
     """
     try:
-        table = pq.read_table(file, schema=_SCHEMA)
+        table = pq.read_table(pa.BufferReader(file.read_bytes()), schema=_SCHEMA)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read as a tree: {error}") from None
     row_of = {question.id: row for row, question in enumerate(questions)}

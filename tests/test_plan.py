@@ -117,9 +117,8 @@ def planned(*arguments: str) -> dict[str, Any]:
 @pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize(
-    # Not tpu7x, whose compiler in libtpu 0.0.42 sometimes ends with an overflow of its stack.
     ("topology", "slices", "chips", "gib"),
-    [("v5e:2x2", 1, 4, 15.75), ("v6e:2x2", 2, 8, 31.25)],
+    [("v5e:2x2", 1, 4, 15.75), ("v6e:2x2", 2, 8, 31.25), ("tpu7x:2x2x1", 1, 4, 94.75)],
 )
 def test_a_small_model_for_a_real_topology(
     topology: str, slices: int, chips: int, gib: float

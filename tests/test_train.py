@@ -118,7 +118,7 @@ def test_a_run_that_dies_between_batches_keeps_what_it_has(
     monkeypatch.setattr(loop.Round, "_sample", dying)
     with pytest.raises(KeyboardInterrupt):
         start(directory)
-    assert not (directory / "round-0/trees").exists()
+    assert not (directory / "round-0/trees/manifest.json").exists()
     monkeypatch.setattr(loop.Round, "_sample", original)
     start(directory)
     assert results(directory) == results(run)
@@ -138,7 +138,7 @@ def test_sigterm_ends_training_when_its_batch_is_kept(
     monkeypatch.setattr(loop.Round, "_sample", preempted)
     with pytest.raises(Stopped):
         start(tmp_path)
-    kept = [path.name for path in (tmp_path / "round-0/.trees.unfinished").glob("*.parquet")]
+    kept = [path.name for path in (tmp_path / "round-0/trees").glob("*.parquet")]
     assert kept == ["batch-00000.parquet"]
 
 

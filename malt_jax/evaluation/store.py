@@ -18,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
+from upath import UPath
 
 from malt_jax.errors import UserError
 from malt_jax.evaluation.systems import Chain
 from malt_jax.runs.directory import RunDirectory
+from malt_jax.runs.files import names_in
 from malt_jax.sampling.decode import Completions, Finish
 
 FOLDER = "evaluation"
@@ -144,7 +146,7 @@ class Store:
         folder, root = _folder(seed, chain), self._directory.path
 
         def names() -> list[str]:
-            return [f"{folder}/{file.name}" for file in sorted((root / folder).glob("*.parquet"))]
+            return [f"{folder}/{name}" for name in names_in(root / folder, "*.parquet")]
 
         return self.processes.first(f"samples in {folder}", names)
 
@@ -153,10 +155,11 @@ def _folder(seed: int, chain: Chain) -> str:
     return f"{FOLDER}/seed-{seed}/{'-'.join(chain)}"
 
 
-def _table(file: Path) -> pa.Table:
+def _table(file: UPath) -> pa.Table:
     try:
-        table = pq.read_table(file, schema=_SCHEMA, page_checksum_verification=True)
-        seconds = pq.read_schema(file).metadata[_SECONDS]
+        content = pa.BufferReader(file.read_bytes())
+        table = pq.read_table(content, schema=_SCHEMA, page_checksum_verification=True)
+        seconds = pq.read_schema(content).metadata[_SECONDS]
         float(seconds)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,12 @@ from malt_jax.pods.chips import CHIPS, Chip
 from malt_jax.pods.estimate import Compile, Estimate, estimates, shard_bytes
 from malt_jax.pods.mesh import Hardware, Meshes, Sizes, build, choose
 from malt_jax.pods.programs import Program, programs
-from malt_jax.pods.topologies import Topology, describe_devices, usable_hbm
+from malt_jax.pods.topologies import (
+    Topology,
+    compilations_at_once,
+    describe_devices,
+    usable_hbm,
+)
 from malt_jax.pods.workload import Assumptions, Workload, workload
 
 SAMPLING_STAGES = ("trees", "evaluation")
@@ -110,7 +114,7 @@ def plan(
         place.hbm_limit,
         place.chip,
         compile,
-        workers=os.cpu_count() or 1,
+        workers=compilations_at_once(place.devices[0]),
         on_done=lambda done, last: on_done(done, len(listed), last.name),
     )
     return Plan(

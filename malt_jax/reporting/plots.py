@@ -6,13 +6,13 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.lines import Line2D
+from upath import UPath
 
 from malt_jax.reporting.drawing import (
     dot,
@@ -26,13 +26,13 @@ from malt_jax.reporting.drawing import (
 from malt_jax.reporting.labels import Label, label_points
 from malt_jax.reporting.style import FAINT, GAINED, INK, LOST, family, has_vote, look, plain_style
 from malt_jax.reporting.views import IN_GROUPS, headline, one_line
-from malt_jax.runs.directory import write_atomically
+from malt_jax.runs.files import write_atomically
 
 _LONGEST_NAME = 36
 _ABLATION = re.compile(r"malt-(untrained|without|until)-")
 
 
-def write_plots(content: Mapping[str, Any], directory: Path) -> list[Path]:
+def write_plots(content: Mapping[str, Any], directory: UPath) -> list[UPath]:
     """Draws what the content of a results.json has something for; returns the files.
 
     Equal content gives equal bytes, with the same version of matplotlib.

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from upath import UPath
+
 import malt_jax
 from malt_jax.config import Config
 from malt_jax.errors import UserError
@@ -15,7 +17,7 @@ from malt_jax.tasks.base import Question
 from malt_jax.typed_values import leaves, plain
 
 
-def start_facts(config: Config, run_dir: Path | str) -> dict[str, str]:
+def start_facts(config: Config, run_dir: UPath | str) -> dict[str, str]:
     """Versions, a hash of this package's files, every option that is not a process's own, and the
     run directory."""
     options = {

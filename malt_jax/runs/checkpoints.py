@@ -1,15 +1,19 @@
-"""Trees of arrays on the disk (adapters, optimiser states), through Orbax."""
+"""Trees of arrays in a run (adapters, optimiser states), through Orbax."""
 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
+from upath import UPath
 
 from malt_jax.errors import UserError
+from malt_jax.runs.files import in_bucket, location
 
 Tree = TypeVar("Tree")
 
@@ -17,17 +21,22 @@ Tree = TypeVar("Tree")
 logging.getLogger("absl").setLevel(logging.WARNING)
 
 
-def save_tree(path: Path | str, tree: Any) -> None:
+def save_tree(path: str | os.PathLike[str] | UPath, tree: Any) -> None:
     """Writes a tree of arrays to the directory `path`, which is replaced if it is there.
 
-    The directory appears under its name when it is whole. Meant for a place inside an unfinished
+    Until `is_saved`, it is not whole. Meant for a place inside an unfinished
     stage (`malt_jax.runs.directory`), whose manifest then carries the checksums.
     """
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(path).absolute(), tree, force=True)
+        checkpointer.save(_for_orbax(location(path)), tree, force=True)
 
 
-def restore_tree(path: Path | str, like: Tree) -> Tree:
+def is_saved(path: UPath) -> bool:
+    """Whether `save_tree` wrote a directory to its end."""
+    return path.is_dir() and ocp.utils.is_checkpoint_finalized(_for_orbax(path))
+
+
+def restore_tree(path: str | os.PathLike[str] | UPath, like: Tree) -> Tree:
     """Reads what `save_tree` wrote.
 
     `like` is a tree of arrays or `jax.ShapeDtypeStruct`s: structure, shapes, dtypes and, where it
@@ -36,7 +45,7 @@ def restore_tree(path: Path | str, like: Tree) -> Tree:
     Raises UserError when the checkpoint is missing or damaged, and when its arrays are not those
     of `like`, naming each that differs.
     """
-    path = Path(path).absolute()
+    path = _for_orbax(location(path))
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
@@ -53,6 +62,10 @@ def restore_tree(path: Path | str, like: Tree) -> Tree:
             raise UserError(f"the checkpoint {path} is damaged: {_line(error)}") from None
 
 
+def _for_orbax(path: UPath) -> epath.Path:
+    return epath.Path(str(path) if in_bucket(path) else Path(str(path)).absolute())
+
+
 def _shapes(tree: Any) -> dict[str, str]:
     """What each leaf is, by its path: ("a.w", "float32[2,3]")."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -66,7 +79,7 @@ def _shape(leaf: Any) -> str:
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
-def _require_equal(path: Path, saved: dict[str, str], wanted: dict[str, str]) -> None:
+def _require_equal(path: epath.Path, saved: dict[str, str], wanted: dict[str, str]) -> None:
     problems = [f"{name} is missing" for name in wanted if name not in saved]
     problems += [f"{name} is not expected" for name in saved if name not in wanted]
     problems += [

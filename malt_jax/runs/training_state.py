@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -10,7 +11,7 @@ import jax
 from malt_jax.errors import Stopped
 from malt_jax.pods import preemption
 from malt_jax.pods.processes import Processes
-from malt_jax.runs.checkpoints import restore_tree, save_tree
+from malt_jax.runs.checkpoints import is_saved, restore_tree, save_tree
 from malt_jax.runs.directory import Stage
 
 State = TypeVar("State")
@@ -22,13 +23,20 @@ class TrainingState:
     What is restored is what was saved, bit for bit, so that an interruption changes nothing.
     """
 
-    def __init__(self, stage: Stage, processes: Processes, save_every: int) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        processes: Processes,
+        save_every: int,
+        before_save: Callable[[], None] = lambda: None,
+    ) -> None:
         self._stage = stage
+        self._before_save = before_save
         self._processes = processes
         self._save_every = save_every
         steps = [
             int(found[1])
-            for name in stage.names("state-*")
+            for name in stage.names("state-*", is_saved)
             if (found := re.fullmatch(r"state-(\d{8})", name))
         ]
         self.step = max(steps, default=0)
@@ -55,6 +63,7 @@ class TrainingState:
 
         Raises Stopped, once it is saved, where the run was asked to stop.
         """
+        self._before_save()
         save_tree(self._stage.path / self._name(step), _named(state))
         for name in self._stage.names("state-*"):
             if name != self._name(step):

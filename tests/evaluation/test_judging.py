@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from upath import UPath
 
 from malt_jax.config import Config, TaskConfig
 from malt_jax.evaluation.judging import Judge
@@ -45,7 +46,7 @@ def written() -> dict[tuple[int, Chain, int, int], str]:
 
 @pytest.fixture(scope="module")
 def judge(written: dict, tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    store = Store(RunDirectory(tmp_path_factory.mktemp("samples"), Config()))
+    store = Store(RunDirectory(UPath(tmp_path_factory.mktemp("samples")), Config()))
     for seed in range(SEEDS):
         for depth, chain in enumerate(CHAINS):
             nodes = [(question.id, number) for question in QUESTIONS for number in range(PASSES)]

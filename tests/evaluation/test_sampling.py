@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from upath import UPath
 
 from malt_jax.config import Config, load_config
 from malt_jax.errors import UserError
@@ -28,7 +29,7 @@ def experiment() -> Experiment:
 
 
 def store_at(path: Path) -> Store:
-    return Store(RunDirectory(path, Config()))
+    return Store(RunDirectory(UPath(path), Config()))
 
 
 def texts(store: Store, chain: tuple[str, ...], seed: int = 0) -> dict[tuple[int, int], list[int]]:
@@ -51,8 +52,8 @@ def test_more_passes_questions_and_systems_extend_what_is_there(
 ) -> None:
     questions = experiment.questions("test", 3)
     at_once, bit_by_bit = (
-        Store(RunDirectory(tmp_path / "at-once", Config())),
-        Store(RunDirectory(tmp_path / "bits", Config())),
+        Store(RunDirectory(UPath(tmp_path / "at-once"), Config())),
+        Store(RunDirectory(UPath(tmp_path / "bits"), Config())),
     )
     names = ["sa+mv@4", "ma"]
     sample(experiment, {}, [system(n, ROLES, 2) for n in names], questions, 1, at_once)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from upath import UPath
 
 from malt_jax.config import Config
 from malt_jax.errors import UserError
@@ -15,7 +16,7 @@ CHAIN = ("base", "malt")
 
 
 def store_at(path: Path) -> Store:
-    return Store(RunDirectory(path, Config()))
+    return Store(RunDirectory(UPath(path), Config()))
 
 
 def add(store: Store, question: int, numbers: range, seconds: float = 1.0) -> None:

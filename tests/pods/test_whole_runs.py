@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from upath import UPath
 
 from malt_jax import train
 from malt_jax.config import load_config
@@ -16,6 +19,8 @@ from malt_jax.experiment import prepare
 from malt_jax.llama.model import Params
 from malt_jax.loop import learned
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
+from malt_jax.runs.files import location, names_in, remove_tree
+from tests.buckets import emulated
 from tests.pods.several import start, wait
 
 pytestmark = pytest.mark.slow
@@ -47,21 +52,30 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(tmp_path_factory: pytest.TempPathFactory) -> UPath:
     return run_by(2, tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> UPath:
     if request.param == 2:
         return request.getfixturevalue("two")
     return run_by(request.param, tmp_path_factory)
 
 
-def run_by(count: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp(f"by-{count}") / "run"
+@pytest.fixture(scope="module")
+def in_a_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UPath]:
+    with emulated() as bucket:
+        yield run_by(2, tmp_path_factory, location(f"{bucket}/runs/by-2"))
+
+
+def run_by(
+    count: int, tmp_path_factory: pytest.TempPathFactory, directory: UPath | None = None
+) -> UPath:
+    here = tmp_path_factory.mktemp(f"by-{count}")
+    directory = directory or UPath(here / "run")
     command = ["-m", "malt_jax.train", "--run-dir", str(directory), *SMALL]
-    programs = str(directory.with_name("programs"))
+    programs = str(here / "programs")
     ended = wait(start(command, count, JAX_COMPILATION_CACHE_DIR=programs), 1200)
     for index, process in enumerate(ended):
         assert process.status == 0, process.errors
@@ -72,8 +86,10 @@ def run_by(count: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def nodes(run: Path) -> list[dict[str, Any]]:
-    tables = [pq.read_table(file) for file in sorted((run / "round-0/trees").glob("*.parquet"))]
+def nodes(run: Path | UPath) -> list[dict[str, Any]]:
+    folder = UPath(run) / "round-0/trees"
+    files = [folder / name for name in names_in(folder, "*.parquet")]
+    tables = [pq.read_table(pa.BufferReader(file.read_bytes())) for file in files]
     return [
         {name: row[name] for name in ("question", "path", "role", "ids", "finish", "value")}
         for table in tables
@@ -81,7 +97,7 @@ def nodes(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def results(run: Path) -> dict[str, Any]:
+def results(run: Path | UPath) -> dict[str, Any]:
     content = json.loads((run / "results.json").read_text())
     timed = ("seconds", "config")
     systems = content.pop("systems")
@@ -128,11 +144,26 @@ def test_a_run_begun_by_two_processes_is_finished_by_one(two: Path, tmp_path: Pa
         shutil.rmtree(directory / stage)
     (directory / "results.json").unlink()
     # As it is when the last batch is being sampled.
-    trees, unfinished = directory / "round-0/trees", directory / "round-0/.trees.unfinished"
-    trees.rename(unfinished)
-    (unfinished / "manifest.json").unlink()
-    (unfinished / "batch-00001.parquet").unlink()
+    (directory / "round-0/trees/manifest.json").unlink()
+    (directory / "round-0/trees/batch-00001.parquet").unlink()
     shutil.rmtree(directory / "round-0/rows")
     train.main(["--run-dir", str(directory), *SMALL])
     assert nodes(directory) == nodes(two)
     assert results(directory) == results(two)
+
+
+def test_a_run_in_a_bucket_is_the_same_and_goes_on(two: UPath, in_a_bucket: UPath) -> None:
+    assert nodes(in_a_bucket) == nodes(two) and results(in_a_bucket) == results(two)
+    # Two processes write their parts of a checkpoint: the last digits are those of two again.
+    experiment = prepare(load_config(two / CONFIG_FILE))
+    on_disk, above = (
+        learned(experiment, RunDirectory.read(run)).final for run in (two, in_a_bucket)
+    )
+    for role in on_disk:
+        np.testing.assert_array_equal(flat(on_disk[role]), flat(above[role]))
+    assert names_in(in_a_bucket, ".*") == [], "no lock is left"
+    for lost in ("round-0/generator/dpo", "evaluation"):
+        remove_tree(in_a_bucket / lost)
+    (in_a_bucket / "results.json").unlink()
+    train.main(["--run-dir", str(in_a_bucket), *SMALL])
+    assert results(in_a_bucket) == results(two)

@@ -94,12 +94,6 @@ def test_a_directory_that_is_not_shared_is_refused_by_all(
         assert "process 1 on" in str(error) and "process 2 on" in str(error)
 
 
-def test_a_bucket_is_no_directory() -> None:
-    with pytest.raises(UserError, match="mount the bucket"), open_run("gs://bucket/run", CONFIG):
-        pass
-    assert not Path("gs:").exists()
-
-
 def test_a_run_may_go_on_in_another_place(tmp_path: Path) -> None:
     place = ["processes.count=2", "processes.coordinator=a:1", "learning_mesh.fsdp=2"]
     with open_run(tmp_path, load_config(None, [*place, "processes.index=0"])):

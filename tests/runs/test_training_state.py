@@ -69,7 +69,7 @@ def test_sigterm_stops_after_an_update_and_the_rest_gives_the_same_bits(
     ):
         train(policy, base, run, every=100, stop_at=2)
     with together(ProcessesConfig(), {}), open_run(tmp_path / "cut", Config()) as run:
-        unfinished = run.path / ".sft.unfinished"
+        unfinished = run.path / "sft"
         # The signal is seen after the update that was already on its way.
         assert [path.name for path in unfinished.glob("state-*")] == ["state-00000003"]
         rest, more = train(policy, base, run, every=100, stop_at=0)
@@ -88,7 +88,7 @@ def test_a_machine_that_is_lost_costs_the_updates_since_the_last_saved_state(
     with pytest.raises(Cut), open_run(tmp_path / "cut", Config()) as run:
         train(policy, base, run, every=2, stop_at=0, cut_at=5)
     with open_run(tmp_path / "cut", Config()) as run:
-        saved = [path.name for path in (run.path / ".sft.unfinished").glob("state-*")]
+        saved = [path.name for path in (run.path / "sft").glob("state-*")]
         assert saved == ["state-00000004"]
         rest, more = train(policy, base, run, every=2, stop_at=0)
     assert [values["step"] for values in more] == [5, 6]

@@ -1,0 +1,151 @@
+"""Files of a run, on a disk or in a bucket of Google Cloud Storage."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import importlib.util
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator
+
+from upath import UPath
+
+from malt_jax.errors import UserError
+
+
+def location(address: str | os.PathLike[str] | UPath) -> UPath:
+    """The place with an address: a path, or gs://BUCKET/PATH.
+
+    Raises UserError for an address of another kind, and for a bucket if gcsfs is not installed.
+    """
+    if isinstance(address, UPath):
+        return address
+    text = os.fspath(address)
+    # One slash is what pathlib leaves of two.
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):/+", text)
+    if scheme is None:
+        return UPath(text)
+    if scheme[1] != "gs":
+        raise UserError(f"{text}: a run is in a directory of a disk or at gs://BUCKET/PATH")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(
+            f"{text}: buckets need gcsfs; install it with: pip install 'malt_jax[gcs]', or mount"
+            " the bucket (docs/pods.md)"
+        )
+    # Its errors are raised; they need not be in the log too.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    # What other processes write must be seen: nothing of a listing is kept.
+    return UPath(f"gs://{text[scheme.end() :]}", use_listings_cache=False)
+
+
+def in_bucket(path: UPath) -> bool:
+    """Whether a file is an object of a bucket."""
+    return path.protocol in ("gs", "gcs")
+
+
+def make_directory(path: UPath) -> None:
+    """Makes a directory with its parents if it is not there; a bucket has objects alone."""
+    if not in_bucket(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def names_in(directory: UPath, pattern: str) -> list[str]:
+    """Names of the files and directories of a directory that match, in order; none if there is no
+    such directory."""
+    try:
+        if in_bucket(directory):
+            below = directory.fs.ls(directory.path, detail=False)
+            names = [path.rpartition("/")[2] for path in below]
+        else:
+            names = [path.name for path in directory.iterdir()]
+    except FileNotFoundError:
+        return []
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def files_below(directory: UPath) -> list[str]:
+    """Names of all files of a directory and of those in it, relative to it, in order."""
+    root = directory.absolute().path
+    return sorted(os.path.relpath(file, root) for file in directory.fs.find(root))
+
+
+@contextlib.contextmanager
+def reached(path: UPath) -> Iterator[None]:
+    """Raises what goes wrong with a disk or a bucket as a UserError that names `path`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot use {path}: {error.strerror or error}") from None
+    except Exception as error:
+        # Of credentials, of HTTP, of asyncio: they have no base class in common.
+        if not in_bucket(path):
+            raise
+        text = str(error).partition("\n")[0][:300]
+        raise UserError(
+            f"cannot use {path}: {type(error).__name__}: {text}; is there such a bucket, and may"
+            " this machine's account write there? (gcloud auth application-default login)"
+        ) from None
+
+
+def write_atomically(path: str | os.PathLike[str] | UPath, content: bytes | str) -> None:
+    """Writes a file (text: UTF-8) that is seen either whole or not at all, even if the machine
+    stops.
+
+    On a disk the content is written beside `path`, synced, and renamed over it; missing parent
+    directories are made. An object of a bucket is there once it is whole.
+
+    Raises OSError for a disk, UserError for a bucket that cannot be written to.
+    """
+    path = location(path)
+    data = content.encode() if isinstance(content, str) else content
+    if in_bucket(path):
+        with reached(path):
+            path.fs.pipe_file(path.path, data)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(str(aside), str(path))
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def _sync(path: UPath) -> None:
+    """Makes a file, or the names in a directory, last through a crash of the machine."""
+    descriptor = os.open(str(path), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(directory: UPath) -> None:
+    """Makes a directory with all that is in it last, and its name in the directory above."""
+    if in_bucket(directory):
+        return
+    for path in [*directory.rglob("*"), directory, directory.parent]:
+        _sync(path)
+
+
+def remove_torn(directory: UPath) -> None:
+    """Removes what `write_atomically` left aside on a disk when the process was killed."""
+    for path in directory.rglob(".*"):
+        if re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", path.name) and path.is_file():
+            path.unlink()
+
+
+def remove_tree(directory: UPath) -> None:
+    """Removes a directory with all that is in it, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        directory.fs.rm(directory.path, recursive=True)

@@ -1,0 +1,184 @@
+"""One run, one writer: a lock on a run's directory, wherever that is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from upath import UPath
+
+from malt_jax.errors import UserError
+from malt_jax.runs.files import in_bucket, reached, write_atomically
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+
+_BEAT = 10.0
+"""Seconds between two signs of life of who holds a bucket's lock."""
+_SILENCE = 45.0
+"""Seconds without one after which the holder counts as dead."""
+_SETTLED = 5.0
+"""Seconds after which everybody who saw the same holder dead has acted on it."""
+
+
+def always_held() -> None:
+    """A lock that cannot be lost, since the system keeps it."""
+
+
+@contextlib.contextmanager
+def locked(directory: UPath) -> Iterator[Callable[[], None]]:
+    """Holds a directory's lock; gives a function that raises UserError if it was lost meanwhile.
+
+    Raises UserError, which says who holds it, when somebody else does.
+    """
+    with _lease(directory) if in_bucket(directory) else _file_lock(directory) as require_held:
+        yield require_held
+
+
+@contextlib.contextmanager
+def _file_lock(directory: UPath) -> Iterator[Callable[[], None]]:
+    with (directory / LOCK_FILE).open("a+") as lock:
+        # The system drops the lock with the process, so one that died leaves none behind.
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise _in_use(directory, lock.read().strip()) from None
+        lock.truncate(0)
+        lock.write(f"{_this_process()}\n")
+        lock.flush()
+        yield always_held
+
+
+@contextlib.contextmanager
+def _lease(directory: UPath) -> Iterator[Callable[[], None]]:
+    lease = _Lease(directory)
+    lease.take()
+    try:
+        yield lease.require_held
+    finally:
+        lease.give_back()
+
+
+class _Lease:
+    """The lock of a bucket: an object that its holder writes anew every few seconds.
+
+    An object is created by one process alone (Google's condition ifGenerationMatch=0). It does not
+    go away with its holder, so who finds it looks at it for a while: if it does not change, its
+    holder is dead. No clock is compared with that of another machine.
+    """
+
+    def __init__(self, directory: UPath) -> None:
+        self._directory = directory
+        self._file = directory / LOCK_FILE
+        self._token = secrets.token_hex(8)
+        self._beats = 0
+        self._heard = 0.0
+        self._taken_by: str | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="run lock", daemon=True)
+
+    def take(self) -> None:
+        with reached(self._directory):
+            taken_over = False
+            while not self._created():
+                self._require_silence()
+                with contextlib.suppress(FileNotFoundError):
+                    self._file.unlink()
+                taken_over = True
+            if taken_over:
+                # Somebody who saw the same silence may have removed this one's object.
+                time.sleep(_SETTLED)
+                if self._token not in (found := self._content()):
+                    raise _in_use(self._directory, found)
+        self._heard = time.monotonic()
+        self._thread.start()
+
+    def give_back(self) -> None:
+        self._end.set()
+        self._thread.join()
+        # Whether or not the bucket can be reached, the run is over.
+        with contextlib.suppress(Exception):
+            if self._token in self._content():
+                self._file.unlink()
+
+    def require_held(self) -> None:
+        if self._taken_by is not None:
+            raise _in_use(self._directory, self._taken_by)
+        silence = time.monotonic() - self._heard
+        if silence > _SILENCE:
+            raise UserError(
+                f"{self._directory} could not be reached for {silence:.0f} s, so another process"
+                " may have taken it over; start the command again to go on"
+            )
+
+    def _created(self) -> bool:
+        try:
+            self._file.fs.pipe_file(self._file.path, self._mark(), mode="create")
+        except FileExistsError:
+            # A request whose answer was lost has been sent twice.
+            return self._token in self._content()
+        return True
+
+    def _require_silence(self) -> None:
+        found = self._content()
+        logger.info(
+            "%s is marked as in use by %s: waiting %.0f s for a sign of life",
+            self._directory,
+            _holder(found),
+            _SILENCE,
+        )
+        deadline = time.monotonic() + _SILENCE
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, _BEAT / 4))
+            now = self._content()
+            if now and now != found:
+                raise _in_use(self._directory, now)
+            if not now:
+                return
+        logger.warning("%s: %s is silent; taking over", self._directory, _holder(found))
+
+    def _keep(self) -> None:
+        while not self._end.wait(_BEAT):
+            try:
+                found = self._content()
+                if self._token not in found:
+                    self._taken_by = found
+                    return
+                write_atomically(self._file, self._mark())
+                self._heard = time.monotonic()
+            except Exception as error:
+                logger.warning("%s: no sign of life could be given: %s", self._directory, error)
+
+    def _mark(self) -> bytes:
+        self._beats += 1
+        return f"{_this_process()}\n{self._token} {self._beats}\n".encode()
+
+    def _content(self) -> str:
+        try:
+            return self._file.read_bytes().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+def _holder(content: str) -> str:
+    return content.partition("\n")[0][:100] or "another process"
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {platform.node()}"
+
+
+def _in_use(directory: UPath, content: str) -> UserError:
+    return UserError(
+        f"{directory} is in use by {_holder(content)}: wait for it to end, or choose another"
+        " --run-dir"
+    )
