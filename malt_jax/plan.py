@@ -14,7 +14,7 @@ from rich.console import Console
 
 from malt_jax.command import command
 from malt_jax.config import describe_options, load_config
-from malt_jax.pods.estimate import compiled_memory, for_the_compiler_alone
+from malt_jax.pods.estimate import compiled, for_the_compiler_alone, remembering
 from malt_jax.pods.fit import fastest_that_fits
 from malt_jax.pods.plan_table import print_plan
 from malt_jax.pods.planning import Subject, place_of, plan
@@ -79,10 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with contextlib.nullcontext() if topology is None else for_the_compiler_alone():
         place = place_of(topology)
         subject = Subject.of(config, assumed, place)
+        compile = remembering(compiled)
         if options.fit:
-            subject = fastest_that_fits(subject, place, compiled_memory)
+            subject = fastest_that_fits(subject, place, compile)
         with Compilation(place.name) as compilation:
-            found = plan(subject, place, compiled_memory, options.only or [""], compilation.show)
+            found = plan(subject, place, compile, options.only or [""], compilation.show)
     if options.json:
         print(json.dumps(found.to_json(options.price_per_chip_hour)))
     else:

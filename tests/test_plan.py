@@ -12,7 +12,7 @@ import pytest
 from malt_jax import plan
 from malt_jax.errors import UserError
 from malt_jax.pods import planning
-from malt_jax.pods.estimate import Memory
+from malt_jax.pods.estimate import Compiled, Memory
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is made for Linux on x86-64 alone"
@@ -26,14 +26,14 @@ SMALL = [
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Memory | int]:
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Compiled | int]:
     """What programs need, by name instead of by compiling them."""
-    needed: dict[str, Memory | int] = {}
+    needed: dict[str, Compiled | int] = {}
 
     def fake(program):
-        return needed.get(program.name, Memory(1000, 200, 30, 4))
+        return needed.get(program.name, Compiled(Memory(1000, 200, 30, 4), 5e6))
 
-    monkeypatch.setattr(plan, "compiled_memory", fake)
+    monkeypatch.setattr(plan, "compiled", fake)
     monkeypatch.setattr(planning, "usable_hbm", lambda device: 2000)
     monkeypatch.setattr(planning, "CHIPS", {"cpu": planning.CHIPS["TPU v4"]})
     return needed
@@ -47,8 +47,9 @@ def test_json_is_one_object(memory, capsys: pytest.CaptureFixture) -> None:
     for program in printed["programs"]:
         assert fields | {"roofline_seconds", "calls"} <= set(program)
         assert (program["hbm_bytes"], program["hbm_limit_bytes"]) == (1234, 2000)
+        assert program["network_bytes"] == 5e6
         assert program["roofline_seconds"] == pytest.approx(
-            max(program["flops"] / 275e12, program["bytes_accessed"] / 1200e9)
+            max(program["flops"] / 275e12, program["bytes_accessed"] / 1200e9, 5e6 / 300e9)
         )
     names = [program["name"] for program in printed["programs"]]
     for name in ("trees/verifier/prefill-generator", "evaluation/verifier/decode-16"):
@@ -68,7 +69,7 @@ def test_what_does_not_fit_comes_with_advice(
 ) -> None:
     million = 10**6
     memory["trees/verifier/decode-16"] = 200 * million
-    memory["dpo/verifier/update"] = Memory(100 * million, 100 * million, 0, 0)
+    memory["dpo/verifier/update"] = Compiled(Memory(100 * million, 100 * million, 0, 0), 0.0)
     monkeypatch.setattr(planning, "usable_hbm", lambda device: 150 * million)
     overrides = ["sampling.questions_per_batch=8", "learning.remat=false"]
     plan.main(["--json", *SMALL, *overrides])

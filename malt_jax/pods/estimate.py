@@ -13,6 +13,7 @@ import jax
 
 from malt_jax.pods.chips import Chip
 from malt_jax.pods.costs import Work, work
+from malt_jax.pods.network import received_bytes
 from malt_jax.pods.programs import Program
 from malt_jax.pods.topologies import out_of_memory
 
@@ -34,6 +35,15 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What a compiled program needs of one device in one call."""
+
+    memory: Memory
+    network_bytes: float
+    """Bytes received from other devices."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Estimate:
     """A program's needs, in one call on one device."""
 
@@ -43,14 +53,16 @@ class Estimate:
     memory: Memory | None
     """None where the compiler refused; it then told no more than the total."""
     work: Work
+    network_bytes: float | None
+    """Bytes received from other devices; None where the compiler refused."""
     seconds: float | None
     """At the chip's published peaks; None where they are not known."""
     binds: str | None
-    """The limit that this time is due to: compute or memory."""
+    """The limit that this time is due to: compute, memory or network."""
 
 
-Compile = Callable[[Program], Memory | int]
-"""The memory that a program needs, or only the total if it is more than there is."""
+Compile = Callable[[Program], Compiled | int]
+"""What a program needs, or only the total of its memory if that is more than there is."""
 
 
 def estimates(
@@ -72,7 +84,7 @@ def estimates(
     found: dict[int, Estimate] = {}
     with ThreadPoolExecutor(workers) as pool:
         waiting = {
-            pool.submit(_estimate, programs[indices[0]], limit, chip, compile): indices
+            pool.submit(estimated, programs[indices[0]], limit, chip, compile): indices
             for indices in same.values()
         }
         for future in as_completed(waiting):
@@ -82,21 +94,35 @@ def estimates(
     return [found[index] for index in range(len(programs))]
 
 
-def compiled_memory(program: Program) -> Memory | int:
+def compiled(program: Program) -> Compiled | int:
     """What the compiler says that a program needs."""
     beside = sum(shard_bytes(x) for x in jax.tree.leaves(program.beside))
     try:
-        compiled = program.function.lower(*program.arguments).compile()
+        executable = program.function.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         excess = out_of_memory(str(error))
         if excess is None:
             raise
         return excess[0] + beside
-    analysis = compiled.memory_analysis()
+    analysis = executable.memory_analysis()
     output = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return Memory(
+    memory = Memory(
         analysis.argument_size_in_bytes, analysis.temp_size_in_bytes, max(0, output), beside
     )
+    return Compiled(memory, received_bytes(executable.as_text(), program.loop_steps))
+
+
+def remembering(compile: Compile) -> Compile:
+    """Asks `compile` about equal programs once."""
+    known: dict[Any, Compiled | int] = {}
+
+    def once(program: Program) -> Compiled | int:
+        signature = _signature(program)
+        if signature not in known:
+            known[signature] = compile(program)
+        return known[signature]
+
+    return once
 
 
 @contextlib.contextmanager
@@ -130,15 +156,20 @@ def argument_bytes(program: Program) -> int:
     return sum(shard_bytes(x) for x in jax.tree.leaves(trees) if hasattr(x, "sharding"))
 
 
-def _estimate(program: Program, limit: int | None, chip: Chip | None, compile: Compile) -> Estimate:
+def estimated(program: Program, limit: int | None, chip: Chip | None, compile: Compile) -> Estimate:
+    """Compiles a program and returns what it needs."""
     traced = program.function.trace(*program.arguments)
     done = work(traced.jaxpr.jaxpr, program.mesh, program.loop_steps)
     needed = compile(program)
-    memory = needed if isinstance(needed, Memory) else None
-    total = needed.total if isinstance(needed, Memory) else needed
+    memory, network = None, None
+    if isinstance(needed, Compiled):
+        memory, network = needed.memory, needed.network_bytes
+    total = needed if isinstance(needed, int) else needed.memory.total
     fits = memory is not None and (limit is None or total <= limit)
-    seconds, binds = chip.seconds(done.flops, done.bytes_accessed) if chip else (None, None)
-    return Estimate(program, fits, total, memory, done, seconds, binds)
+    seconds, binds = None, None
+    if chip is not None:
+        seconds, binds = chip.seconds(done.flops, done.bytes_accessed, network or 0.0)
+    return Estimate(program, fits, total, memory, done, network, seconds, binds)
 
 
 def _signature(program: Program) -> Any:

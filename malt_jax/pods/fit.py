@@ -13,7 +13,7 @@ from malt_jax.config import Config, MeshConfig
 from malt_jax.errors import UserError
 from malt_jax.pods import mesh
 from malt_jax.pods.costs import work
-from malt_jax.pods.estimate import Compile, Memory, argument_bytes
+from malt_jax.pods.estimate import Compile, argument_bytes, estimated
 from malt_jax.pods.mesh import Hardware, fitting
 from malt_jax.pods.planning import Place, Subject
 from malt_jax.pods.programs import Program
@@ -29,9 +29,11 @@ MOST_QUESTIONS = 128
 def fastest_that_fits(subject: Subject, place: Place, compile: Compile) -> Subject:
     """The configuration changed in its questions_per_batch, micro_batch_size and two meshes.
 
-    Sampling and learning are searched one after the other. Candidates are ordered by the roofline
-    time of their largest programs per question or row, and the first is taken whose largest
-    programs fit. Meshes that the configuration fixes stay; results do not depend on any of this.
+    Sampling and learning are searched one after the other, for the least roofline time of their
+    largest programs per token. What a candidate's devices send each other is known when it is
+    compiled, and without that its time is a lower bound: candidates are compiled in the order of
+    their bounds until the next one's is no less than the least time found. Meshes that the
+    configuration fixes stay; results do not depend on any of this.
 
     Raises UserError when nothing fits, or no peak numbers of the devices are known.
     """
@@ -55,10 +57,10 @@ def _is_warning(record: logging.LogRecord) -> bool:
 
 def _searched(subject: Subject, place: Place, hardware: Hardware, compile: Compile) -> Subject:
     for what, candidates in (("sampling", _sampling), ("learning", _learning)):
-        found = first_fitting(
+        found = cheapest_that_fits(
             list(candidates(subject, hardware)),
-            functools.partial(_cost, place, what),
-            functools.partial(_fits, place, what, compile),
+            functools.partial(_bound, place, what),
+            functools.partial(_cost, place, what, compile),
         )
         if found is None:
             raise UserError(
@@ -69,22 +71,32 @@ def _searched(subject: Subject, place: Place, hardware: Hardware, compile: Compi
     return subject
 
 
-def first_fitting(
+def cheapest_that_fits(
     candidates: Sequence[Candidate],
+    bound: Callable[[Candidate], float | None],
     cost: Callable[[Candidate], float | None],
-    fits: Callable[[Candidate], bool],
 ) -> Candidate | None:
-    """The candidate of least cost that fits. Those without a cost are left out; `fits`, which is
-    expensive, is asked in the order of cost and no further than needed."""
-    costs = [cost(candidate) for candidate in candidates]
-    order = sorted((c, index) for index, c in enumerate(costs) if c is not None)
-    return next((candidates[index] for _, index in order if fits(candidates[index])), None)
+    """The candidate of least cost, of equal ones the first.
+
+    bound: a cost that a candidate has at least; None leaves it out.
+    cost:  what it costs, None if it does not fit. Expensive, so not asked where the bound tells.
+    """
+    bounds = [bound(candidate) for candidate in candidates]
+    order = sorted((least, index) for index, least in enumerate(bounds) if least is not None)
+    best: tuple[float, Candidate] | None = None
+    for least, index in order:
+        if best is not None and least >= best[0]:
+            break
+        found = cost(candidates[index])
+        if found is not None and (best is None or found < best[0]):
+            best = (found, candidates[index])
+    return None if best is None else best[1]
 
 
 def _sampling(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
     config = subject.config
     meshes = fitting("sampling_mesh", config.sampling_mesh, config, subject.shape, hardware)
-    # Of equal costs the first counts, and gathers along "fsdp" are in no cost.
+    # Of equal bounds the first counts, and gathers along "fsdp" are in no bound.
     for sizes in sorted(meshes, key=lambda sizes: sizes.fsdp):
         questions = sizes.batch
         while questions <= MOST_QUESTIONS:
@@ -129,9 +141,9 @@ def _largest(subject: Subject, place: Place, what: str) -> list[Program]:
     return [max(updates, key=lambda program: program.tokens)]
 
 
-def _cost(place: Place, what: str, subject: Subject) -> float | None:
-    """Roofline seconds of the first of the largest programs per token; None if even its arguments
-    are more than there is."""
+def _bound(place: Place, what: str, subject: Subject) -> float | None:
+    """Roofline seconds per token of the first of the largest programs, without communication; None
+    if even its arguments are more than there is."""
     program = _largest(subject, place, what)[0]
     if place.hbm_limit is not None and argument_bytes(program) > place.hbm_limit:
         return None
@@ -141,19 +153,21 @@ def _cost(place: Place, what: str, subject: Subject) -> float | None:
     return place.chip.seconds(done.flops, done.bytes_accessed)[0] / program.tokens
 
 
-def _fits(place: Place, what: str, compile: Compile, subject: Subject) -> bool:
+def _cost(place: Place, what: str, compile: Compile, subject: Subject) -> float | None:
+    """Roofline seconds per token of the first of the largest programs; None if one does not fit."""
+    costs = []
     for program in _largest(subject, place, what):
-        needed = compile(program)
-        total = needed.total if isinstance(needed, Memory) else needed
-        fits = isinstance(needed, Memory) and total <= (place.hbm_limit or total)
+        found = estimated(program, place.hbm_limit, place.chip, compile)
+        assert found.seconds is not None
         logger.info(
-            "%s on %s with %s: %.2f GiB, which %s",
-            *(program.name, program.mesh, _batch(subject.config, what), total / 2**30),
-            "fits" if fits else "does not fit",
+            "%s on %s with %s: %.2f GiB, which %s; %.1f ms, bound by %s",
+            *(program.name, program.mesh, _batch(subject.config, what), found.hbm_bytes / 2**30),
+            *("fits" if found.fits else "does not fit", found.seconds * 1e3, found.binds),
         )
-        if not fits:
-            return False
-    return True
+        if not found.fits:
+            return None
+        costs.append(found.seconds / max(1, program.tokens))
+    return costs[0]
 
 
 def _batch(config: Config, what: str) -> str:

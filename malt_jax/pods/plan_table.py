@@ -17,8 +17,8 @@ def print_plan(plan: Plan, price: float | None, console: Console) -> None:
     console.print(_heading(plan), soft_wrap=True, highlight=False)
     limit = "?" if place.hbm_limit is None else _gib(place.hbm_limit)
     table = Table(title=f"{place.name}: one call on one device of {limit} GiB", box=box.SIMPLE)
-    headings = ("program", "arguments", "temporaries", "GiB", "fits", "TFLOP", "GB", "ms", "bound")
-    for heading in (*headings, "calls"):
+    sizes = ("arguments", "temporaries", "GiB", "fits", "TFLOP", "GB", "net GB", "ms")
+    for heading in ("program", *sizes, "bound", "calls"):
         left = heading in ("program", "bound")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for estimate in plan.estimates:
@@ -31,6 +31,7 @@ def print_plan(plan: Plan, price: float | None, console: Console) -> None:
             "yes" if estimate.fits else "NO",
             f"{work.flops / 1e12:,.3f}",
             f"{work.bytes_accessed / 1e9:,.2f}",
+            "" if estimate.network_bytes is None else f"{estimate.network_bytes / 1e9:,.2f}",
             "" if estimate.seconds is None else f"{estimate.seconds * 1e3:,.1f}",
             estimate.binds or "",
             f"{estimate.program.calls:,}",
@@ -80,8 +81,8 @@ def _totals(plan: Plan, price: float | None) -> str:
     if price is not None:
         lines.append(f"at {price:g} dollars per chip-hour: {totals['dollars']:,.0f} dollars")
     lines.append(
-        "A real run takes longer: it does not reach the peaks, and communication, compilation,"
-        " loading and grading come on top."
+        "A real run takes longer: it does not reach the peaks, what a device computes, reads and"
+        " receives overlaps in part alone, and compilation, loading and grading come on top."
     )
     return "\n".join(lines)
 

@@ -204,6 +204,7 @@ class Plan:
             "hbm": None if memory is None else dataclasses.asdict(memory),
             "flops": estimate.work.flops,
             "bytes_accessed": estimate.work.bytes_accessed,
+            "network_bytes": estimate.network_bytes,
             "roofline_seconds": estimate.seconds,
             "bound_by": estimate.binds,
             "calls": estimate.program.calls,

@@ -9,23 +9,24 @@ from malt_jax.config import load_config
 from malt_jax.errors import UserError
 from malt_jax.pods import fit
 from malt_jax.pods.chips import CHIPS
-from malt_jax.pods.estimate import Memory, argument_bytes
-from malt_jax.pods.fit import fastest_that_fits, first_fitting
+from malt_jax.pods.estimate import Compiled, Memory, argument_bytes
+from malt_jax.pods.fit import cheapest_that_fits, fastest_that_fits
 from malt_jax.pods.planning import Place, Subject
 from malt_jax.pods.workload import Assumptions
 
 
 def test_the_cheapest_that_fits_is_taken_and_no_more_are_tried() -> None:
     tried = []
+    bounds = {9: 1.0, 7: 2.0, 5: 3.0, 4: 3.5, 3: 4.0, 2: 4.0, 1: 6.0, 8: None}
+    costs = {9: None, 7: None, 5: 6.0, 4: 4.0, 3: 4.0}
 
-    def fits(candidate: int) -> bool:
+    def cost(candidate: int) -> float | None:
         tried.append(candidate)
-        return candidate <= 5
+        return costs[candidate]
 
-    costs = {9: 1.0, 7: 2.0, 5: 3.0, 3: 4.0, 8: None}
-    assert first_fitting(list(costs), costs.__getitem__, fits) == 5
-    assert tried == [9, 7, 5]
-    assert first_fitting([9, 8], costs.__getitem__, lambda _: False) is None
+    assert cheapest_that_fits(list(bounds), bounds.__getitem__, cost) == 4
+    assert tried == [9, 7, 5, 4]
+    assert cheapest_that_fits([9, 8], bounds.__getitem__, lambda _: None) is None
 
 
 @pytest.fixture
@@ -47,12 +48,12 @@ def test_a_larger_batch_is_faster_until_it_does_not_fit(
     subject, place = subject_and_place
     refused = []
 
-    def compile(program) -> Memory | int:
+    def compile(program) -> Compiled | int:
         questions = program.arguments[3].last.shape[0] if "decode" in program.name else 0
         if questions > 4:
             refused.append(questions)
             return 2**41
-        return Memory(argument_bytes(program), 1, 0, 0)
+        return Compiled(Memory(argument_bytes(program), 1, 0, 0), 0.0)
 
     found = fastest_that_fits(subject, place, compile).config
     assert found.sampling.questions_per_batch == found.evaluation.questions_per_batch == 4
