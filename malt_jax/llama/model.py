@@ -285,6 +285,7 @@ def init_adapter(model: Llama, key: Array) -> Params:
     return _jit_init(model, "adapter")(place(model.mesh, key, P()))
 
 
+@functools.lru_cache
 def abstract_variables(model: Llama) -> Params:
     """Shapes, dtypes and logical axis names (boxed) of every variable, without any memory."""
     return jax.eval_shape(lambda: _boxed_init(model, jax.random.key(0)))

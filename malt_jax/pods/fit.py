@@ -29,11 +29,12 @@ MOST_QUESTIONS = 128
 def fastest_that_fits(subject: Subject, place: Place, compile: Compile) -> Subject:
     """The configuration changed in its questions_per_batch, micro_batch_size and two meshes.
 
-    Sampling and learning are searched one after the other, for the least roofline time of their
-    largest programs per token. What a candidate's devices send each other is known when it is
-    compiled, and without that its time is a lower bound: candidates are compiled in the order of
-    their bounds until the next one's is no less than the least time found. Meshes that the
-    configuration fixes stay; results do not depend on any of this.
+    Sampling and learning are searched one after the other, for the least time per token of their
+    largest programs: the roofline's of computing and memory, and that of communication on top,
+    since a layer mostly waits for the sums of the one before. What a candidate's devices send each
+    other is known exactly when it is compiled, and before that at least: candidates are compiled in
+    the order of their least times, until the next one's is no less than the least exact one found.
+    Meshes that the configuration fixes stay; results do not depend on any of this.
 
     Raises UserError when nothing fits, or no peak numbers of the devices are known.
     """
@@ -74,30 +75,30 @@ def _searched(subject: Subject, place: Place, hardware: Hardware, compile: Compi
 def cheapest_that_fits(
     candidates: Sequence[Candidate],
     bound: Callable[[Candidate], float | None],
-    cost: Callable[[Candidate], float | None],
+    cost: Callable[[Candidate, float], float | None],
 ) -> Candidate | None:
     """The candidate of least cost, of equal ones the first.
 
     bound: a cost that a candidate has at least; None leaves it out.
-    cost:  what it costs, None if it does not fit. Expensive, so not asked where the bound tells.
+    cost:  what it costs, None if that is not below the second argument or if it does not fit.
+           Expensive, so not asked where the bound tells.
     """
     bounds = [bound(candidate) for candidate in candidates]
     order = sorted((least, index) for index, least in enumerate(bounds) if least is not None)
-    best: tuple[float, Candidate] | None = None
+    best, lowest = None, math.inf
     for least, index in order:
-        if best is not None and least >= best[0]:
+        if least >= lowest:
             break
-        found = cost(candidates[index])
-        if found is not None and (best is None or found < best[0]):
-            best = (found, candidates[index])
-    return None if best is None else best[1]
+        found = cost(candidates[index], lowest)
+        if found is not None:
+            best, lowest = candidates[index], found
+    return best
 
 
 def _sampling(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
     config = subject.config
     meshes = fitting("sampling_mesh", config.sampling_mesh, config, subject.shape, hardware)
-    # Of equal bounds the first counts, and gathers along "fsdp" are in no bound.
-    for sizes in sorted(meshes, key=lambda sizes: sizes.fsdp):
+    for sizes in meshes:
         questions = sizes.batch
         while questions <= MOST_QUESTIONS:
             changed = dataclasses.replace(
@@ -142,32 +143,64 @@ def _largest(subject: Subject, place: Place, what: str) -> list[Program]:
 
 
 def _bound(place: Place, what: str, subject: Subject) -> float | None:
-    """Roofline seconds per token of the first of the largest programs, without communication; None
-    if even its arguments are more than there is."""
+    """Seconds per token of the first of the largest programs, at least; None if even its arguments
+    are more than there is."""
     program = _largest(subject, place, what)[0]
     if place.hbm_limit is not None and argument_bytes(program) > place.hbm_limit:
         return None
     assert place.chip is not None
     traced = program.function.trace(*program.arguments)
     done = work(traced.jaxpr.jaxpr, program.mesh, program.loop_steps)
-    return place.chip.seconds(done.flops, done.bytes_accessed)[0] / program.tokens
+    alone = place.chip.seconds(done.flops, done.bytes_accessed)[0]
+    network = least_received_bytes(subject, program) / place.chip.interconnect
+    return (alone + network) / program.tokens
 
 
-def _cost(place: Place, what: str, compile: Compile, subject: Subject) -> float | None:
-    """Roofline seconds per token of the first of the largest programs; None if one does not fit."""
-    costs = []
+def least_received_bytes(subject: Subject, program: Program) -> float:
+    """Bytes that a device receives at least in a call of a decode or of an update.
+
+    With weights split over "tensor", every layer sums its two outputs, and in the backward pass the
+    gradients of its two inputs (Megatron-LM, arXiv 1909.08053); a decode also collects its logits.
+    Weights split over "fsdp" are collected for every token sampled, and in learning for prompts and
+    for completions, forward and backward, in every micro-batch.
+    """
+    shape, item, mesh = subject.shape, subject.dtype.itemsize, program.mesh
+    passes = 2 if program.updates else 1
+    others = (mesh.tensor - 1) / mesh.tensor
+    tokens = program.tokens / (mesh.data * mesh.fsdp)
+    # Of the last layer only the keys and values of prompts are needed.
+    sums = 2 * passes * (shape.num_layers - 1) * tokens * shape.d_model * item
+    logits = 0 if program.updates else tokens * shape.vocab_size * 4
+    tables = shape.vocab_size * shape.d_model * (1 if shape.tie_embeddings else 2)
+    weights = (shape.num_parameters - tables) * item / mesh.tensor
+    gathers = program.loop_steps
+    if program.updates:
+        config = getattr(subject.config, program.stage)
+        gathers = 4 * config.batch_size // (config.micro_batch_size or config.batch_size)
+    gathered = gathers * weights * (mesh.fsdp - 1) / mesh.fsdp
+    return 2 * others * sums + others * logits + gathered
+
+
+def _cost(
+    place: Place, what: str, compile: Compile, subject: Subject, below: float
+) -> float | None:
+    """Seconds per token of the first of the largest programs; None if they are not below a limit
+    or a program does not fit."""
+    assert place.chip is not None
+    cost = None
     for program in _largest(subject, place, what):
         found = estimated(program, place.hbm_limit, place.chip, compile)
-        assert found.seconds is not None
+        alone = place.chip.seconds(found.work.flops, found.work.bytes_accessed)[0]
+        network = (found.network_bytes or 0.0) / place.chip.interconnect
         logger.info(
-            "%s on %s with %s: %.2f GiB, which %s; %.1f ms, bound by %s",
+            "%s on %s with %s: %.2f GiB, which %s; %.1f ms and %.1f ms of communication",
             *(program.name, program.mesh, _batch(subject.config, what), found.hbm_bytes / 2**30),
-            *("fits" if found.fits else "does not fit", found.seconds * 1e3, found.binds),
+            *("fits" if found.fits else "does not fit", alone * 1e3, network * 1e3),
         )
-        if not found.fits:
+        cost = cost or (alone + network) / program.tokens
+        if not found.fits or cost >= below:
             return None
-        costs.append(found.seconds / max(1, program.tokens))
-    return costs[0]
+    return cost
 
 
 def _batch(config: Config, what: str) -> str:

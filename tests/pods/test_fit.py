@@ -1,6 +1,10 @@
 """The search for settings that fit."""
 
 import dataclasses
+import math
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -13,6 +17,7 @@ from malt_jax.pods.estimate import Compiled, Memory, argument_bytes
 from malt_jax.pods.fit import cheapest_that_fits, fastest_that_fits
 from malt_jax.pods.planning import Place, Subject
 from malt_jax.pods.workload import Assumptions
+from tests.pods.several import ROOT
 
 
 def test_the_cheapest_that_fits_is_taken_and_no_more_are_tried() -> None:
@@ -20,13 +25,13 @@ def test_the_cheapest_that_fits_is_taken_and_no_more_are_tried() -> None:
     bounds = {9: 1.0, 7: 2.0, 5: 3.0, 4: 3.5, 3: 4.0, 2: 4.0, 1: 6.0, 8: None}
     costs = {9: None, 7: None, 5: 6.0, 4: 4.0, 3: 4.0}
 
-    def cost(candidate: int) -> float | None:
-        tried.append(candidate)
+    def cost(candidate: int, below: float) -> float | None:
+        tried.append((candidate, below))
         return costs[candidate]
 
     assert cheapest_that_fits(list(bounds), bounds.__getitem__, cost) == 4
-    assert tried == [9, 7, 5, 4]
-    assert cheapest_that_fits([9, 8], bounds.__getitem__, lambda _: None) is None
+    assert tried == [(9, math.inf), (7, math.inf), (5, math.inf), (4, 6.0)]
+    assert cheapest_that_fits([9, 8], bounds.__getitem__, lambda *_: None) is None
 
 
 @pytest.fixture
@@ -81,3 +86,49 @@ def test_without_peak_numbers_there_is_nothing_to_compare(
     subject, place = subject_and_place
     with pytest.raises(UserError, match="no peak numbers of cpu"):
         fastest_that_fits(subject, dataclasses.replace(place, chip=None), lambda program: 0)
+
+
+BOUNDS = """
+import jax
+from malt_jax.config import load_config
+from malt_jax.pods.estimate import compiled
+from malt_jax.pods.fit import least_received_bytes
+from malt_jax.pods.planning import Subject, place_of
+from malt_jax.pods.workload import Assumptions
+from tests.pods.several import ROOT
+
+place = place_of(None)
+small = [
+    *("sampling.max_tokens=32", "sampling.questions_per_batch=8", "sampling.chunk=16"),
+    *("sft.batch_size=16", "sft.micro_batch_size=8", "dpo.batch_size=8"),
+    "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 2}]",
+    "learning.dpo_roles=[verifier]",
+]
+for data, fsdp, tensor in ((8, 1, 1), (4, 1, 2), (2, 4, 1), (2, 2, 2)):
+    sizes = f"{{data: {data}, fsdp: {fsdp}, tensor: {tensor}}}"
+    meshes = [f"sampling_mesh={sizes}", f"learning_mesh={sizes}"]
+    config = load_config(None, [*small, *meshes])
+    subject = Subject.of(config, Assumptions(question_tokens=32), place)
+    for program in subject.programs(place)[2]:
+        chosen = ("trees/verifier/decode-32", "sft/verifier/update", "dpo/verifier/update")
+        if program.name in chosen:
+            least, read = least_received_bytes(subject, program), compiled(program).network_bytes
+            print(program.name, data, fsdp, tensor, least, read)
+"""
+
+
+@pytest.mark.slow
+def test_devices_receive_no_less_than_the_search_reckons() -> None:
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", BOUNDS], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == 4 * 3
+    for name, data, fsdp, tensor, least, read in lines:
+        whole = f"{name} on {data} x {fsdp} x {tensor}: {least} of {read}"
+        assert float(least) <= float(read), whole
+        if (fsdp, tensor) != ("1", "1"):
+            assert float(least) > float(read) / 5, whole
