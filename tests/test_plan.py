@@ -12,7 +12,7 @@ import pytest
 from malt_jax import plan
 from malt_jax.errors import UserError
 from malt_jax.pods import planning
-from malt_jax.pods.estimate import Compiled, Memory
+from malt_jax.pods.estimate import Compiled
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is made for Linux on x86-64 alone"
@@ -31,10 +31,10 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Compiled | int]:
     needed: dict[str, Compiled | int] = {}
 
     def fake(program):
-        return needed.get(program.name, Compiled(Memory(1000, 200, 30, 4), 5e6))
+        return needed.get(program.name, Compiled(1000, 200, 30, 5e6))
 
     monkeypatch.setattr(plan, "compiled", fake)
-    monkeypatch.setattr(planning, "usable_hbm", lambda device: 2000)
+    monkeypatch.setattr(planning, "usable_hbm", lambda device: 10**9)
     monkeypatch.setattr(planning, "CHIPS", {"cpu": planning.CHIPS["TPU v4"]})
     return needed
 
@@ -46,7 +46,9 @@ def test_json_is_one_object(memory, capsys: pytest.CaptureFixture) -> None:
     fields = {"name", "fits", "hbm_bytes", "hbm_limit_bytes", "flops", "bytes_accessed"}
     for program in printed["programs"]:
         assert fields | {"roofline_seconds", "calls"} <= set(program)
-        assert (program["hbm_bytes"], program["hbm_limit_bytes"]) == (1234, 2000)
+        held = program["hbm"]
+        assert (held["arguments"], held["temporaries"], held["output"]) == (1000, 200, 30)
+        assert program["hbm_bytes"] == sum(held.values()) < program["hbm_limit_bytes"] == 10**9
         assert program["network_bytes"] == 5e6
         assert program["roofline_seconds"] == pytest.approx(
             max(program["flops"] / 275e12, program["bytes_accessed"] / 1200e9, 5e6 / 300e9)
@@ -69,7 +71,7 @@ def test_what_does_not_fit_comes_with_advice(
 ) -> None:
     million = 10**6
     memory["trees/verifier/decode-16"] = 200 * million
-    memory["dpo/verifier/update"] = Compiled(Memory(100 * million, 100 * million, 0, 0), 0.0)
+    memory["dpo/verifier/update"] = Compiled(100 * million, 100 * million, 0, 0.0)
     monkeypatch.setattr(planning, "usable_hbm", lambda device: 150 * million)
     overrides = ["sampling.questions_per_batch=8", "learning.remat=false"]
     plan.main(["--json", *SMALL, *overrides])
@@ -83,7 +85,7 @@ def test_what_does_not_fit_comes_with_advice(
 
 
 def test_the_table_shows_every_program(memory, capsys: pytest.CaptureFixture) -> None:
-    memory["sft/verifier/update"] = 5000
+    memory["sft/verifier/update"] = 2 * 10**9
     plan.main(["--only", "verifier", *SMALL])
     printed = capsys.readouterr().out
     assert "…" not in printed

@@ -19,28 +19,30 @@ from malt_jax.pods.topologies import out_of_memory
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes of a device that a program needs."""
+class Compiled:
+    """What a compiled program needs of one device in one call, in bytes."""
 
     arguments: int
     temporaries: int
     output: int
     """Without what takes the place of donated arguments."""
+    received: float
+    """From other devices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of a device that are taken while a program runs."""
+
+    arguments: int
+    temporaries: int
+    output: int
     beside: int
     """What stays there during the call without being its argument."""
 
     @property
     def total(self) -> int:
         return self.arguments + self.temporaries + self.output + self.beside
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """What a compiled program needs of one device in one call."""
-
-    memory: Memory
-    network_bytes: float
-    """Bytes received from other devices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Estimate:
 
 
 Compile = Callable[[Program], Compiled | int]
-"""What a program needs, or only the total of its memory if that is more than there is."""
+"""What a program needs, or only the total of its memory if that is more than there is; without what
+stays beside it."""
 
 
 def estimates(
@@ -83,33 +86,31 @@ def estimates(
         same.setdefault(_signature(program), []).append(index)
     found: dict[int, Estimate] = {}
     with ThreadPoolExecutor(workers) as pool:
-        waiting = {
-            pool.submit(estimated, programs[indices[0]], limit, chip, compile): indices
-            for indices in same.values()
-        }
+        waiting = {pool.submit(compile, programs[indices[0]]): indices for indices in same.values()}
         for future in as_completed(waiting):
+            needed = future.result()
             for index in waiting[future]:
-                found[index] = dataclasses.replace(future.result(), program=programs[index])
+                found[index] = _estimate(programs[index], limit, chip, needed)
             on_done(len(found), programs[waiting[future][0]])
     return [found[index] for index in range(len(programs))]
 
 
 def compiled(program: Program) -> Compiled | int:
     """What the compiler says that a program needs."""
-    beside = sum(shard_bytes(x) for x in jax.tree.leaves(program.beside))
     try:
         executable = program.function.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         excess = out_of_memory(str(error))
         if excess is None:
             raise
-        return excess[0] + beside
+        return excess[0]
     analysis = executable.memory_analysis()
-    output = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    memory = Memory(
-        analysis.argument_size_in_bytes, analysis.temp_size_in_bytes, max(0, output), beside
+    return Compiled(
+        analysis.argument_size_in_bytes,
+        analysis.temp_size_in_bytes,
+        max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes),
+        received_bytes(executable.as_text(), program.loop_steps),
     )
-    return Compiled(memory, received_bytes(executable.as_text(), program.loop_steps))
 
 
 def remembering(compile: Compile) -> Compile:
@@ -151,29 +152,38 @@ def shard_bytes(array: Any) -> int:
 
 
 def argument_bytes(program: Program) -> int:
-    """Bytes of a program's arguments, and of what stays beside them, on one device."""
-    trees = (program.arguments, program.beside)
-    return sum(shard_bytes(x) for x in jax.tree.leaves(trees) if hasattr(x, "sharding"))
+    """Bytes of a program's arguments on one device."""
+    leaves = jax.tree.leaves(program.arguments)
+    return sum(shard_bytes(x) for x in leaves if hasattr(x, "sharding"))
 
 
 def estimated(program: Program, limit: int | None, chip: Chip | None, compile: Compile) -> Estimate:
     """Compiles a program and returns what it needs."""
+    return _estimate(program, limit, chip, compile(program))
+
+
+def _estimate(
+    program: Program, limit: int | None, chip: Chip | None, needed: Compiled | int
+) -> Estimate:
     traced = program.function.trace(*program.arguments)
     done = work(traced.jaxpr.jaxpr, program.mesh, program.loop_steps)
-    needed = compile(program)
-    memory, network = None, None
+    beside = sum(shard_bytes(x) for x in jax.tree.leaves(program.beside))
+    memory, received = None, None
     if isinstance(needed, Compiled):
-        memory, network = needed.memory, needed.network_bytes
-    total = needed if isinstance(needed, int) else needed.memory.total
+        memory = Memory(needed.arguments, needed.temporaries, needed.output, beside)
+        received = needed.received
+        total = memory.total
+    else:
+        total = needed + beside
     fits = memory is not None and (limit is None or total <= limit)
     seconds, binds = None, None
     if chip is not None:
-        seconds, binds = chip.seconds(done.flops, done.bytes_accessed, network or 0.0)
-    return Estimate(program, fits, total, memory, done, network, seconds, binds)
+        seconds, binds = chip.seconds(done.flops, done.bytes_accessed, received or 0.0)
+    return Estimate(program, fits, total, memory, done, received, seconds, binds)
 
 
 def _signature(program: Program) -> Any:
-    leaves, structure = jax.tree.flatten((program.arguments, program.beside))
+    leaves, structure = jax.tree.flatten(program.arguments)
     return (
         program.function,
         structure,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from malt_jax.pods import mesh
 from malt_jax.pods.costs import work
 from malt_jax.pods.estimate import Compile, argument_bytes, estimated
 from malt_jax.pods.mesh import Hardware, fitting
-from malt_jax.pods.planning import Place, Subject
+from malt_jax.pods.planning import SAMPLING_STAGES, Place, Subject
 from malt_jax.pods.programs import Program
 
 logger = logging.getLogger(__name__)
@@ -29,12 +28,15 @@ MOST_QUESTIONS = 128
 def fastest_that_fits(subject: Subject, place: Place, compile: Compile) -> Subject:
     """The configuration changed in its questions_per_batch, micro_batch_size and two meshes.
 
-    Sampling and learning are searched one after the other, for the least time per token of their
-    largest programs: the roofline's of computing and memory, and that of communication on top,
-    since a layer mostly waits for the sums of the one before. What a candidate's devices send each
-    other is known exactly when it is compiled, and before that at least: candidates are compiled in
-    the order of their least times, until the next one's is no less than the least exact one found.
-    Meshes that the configuration fixes stay; results do not depend on any of this.
+    What is sought is the least time of all tokens, those sampled and those learned from, each at
+    the rate of the largest program: the roofline's time of computing and memory, and that of
+    communication on top, since a layer mostly waits for the sums of the one before. Learning's copy
+    of the base weights stays beside sampling, so the two are searched together.
+
+    What a candidate's devices send each other is known exactly when it is compiled, and before that
+    at least: candidates are compiled in the order of their least times, until the next one's is no
+    less than the least exact one found. Meshes that the configuration fixes stay; results do not
+    depend on any of this.
 
     Raises UserError when nothing fits, or no peak numbers of the devices are known.
     """
@@ -57,27 +59,58 @@ def _is_warning(record: logging.LogRecord) -> bool:
 
 
 def _searched(subject: Subject, place: Place, hardware: Hardware, compile: Compile) -> Subject:
-    for what, candidates in (("sampling", _sampling), ("learning", _learning)):
-        found = cheapest_that_fits(
-            list(candidates(subject, hardware)),
-            functools.partial(_bound, place, what),
-            functools.partial(_cost, place, what, compile),
-        )
-        if found is None:
-            raise UserError(
-                f"--fit: {what} fits on {place.name} with no batch size and mesh; take more devices"
-                " or a smaller model"
-            )
-        subject = found
-    return subject
+    samplings = list(_sampling(subject, hardware))
+    floors = [_bound(place, "sampling", candidate) for candidate in samplings]
+    floor = min((least for least in floors if least is not None), default=math.inf)
+    if floor == math.inf:
+        raise _fits_nowhere("sampling", place)
+    sampled, trained = _tokens(subject, place)
+    learns = False
+
+    def sampling_beside(learning: Subject, below: float) -> tuple[float, Subject] | None:
+        def cost(index: int, below: float) -> float | None:
+            both = _with_sampling(learning, samplings[index])
+            return _cost(place, "sampling", compile, both, below)
+
+        found = cheapest_that_fits(range(len(samplings)), floors.__getitem__, cost, below)
+        return None if found is None else (found[0], _with_sampling(learning, samplings[found[1]]))
+
+    def bound(learning: Subject) -> float | None:
+        least = _bound(place, "learning", learning)
+        return None if least is None else trained * least + sampled * floor
+
+    def cost(learning: Subject, below: float) -> float | None:
+        nonlocal learns
+        least = _cost(place, "learning", compile, learning, (below - sampled * floor) / trained)
+        if least is None:
+            return None
+        learns = True
+        found = sampling_beside(learning, (below - trained * least) / sampled)
+        return None if found is None else trained * least + sampled * found[0]
+
+    best = cheapest_that_fits(list(_learning(subject, hardware)), bound, cost)
+    if best is None:
+        raise _fits_nowhere("sampling" if learns else "learning", place)
+    chosen = sampling_beside(best[1], math.inf)
+    assert chosen is not None
+    return chosen[1]
+
+
+def _fits_nowhere(what: str, place: Place) -> UserError:
+    return UserError(
+        f"--fit: {what} fits on {place.name} with no batch size and mesh; take more devices or a"
+        " smaller model"
+    )
 
 
 def cheapest_that_fits(
     candidates: Sequence[Candidate],
     bound: Callable[[Candidate], float | None],
     cost: Callable[[Candidate, float], float | None],
-) -> Candidate | None:
-    """The candidate of least cost, of equal ones the first.
+    below: float = math.inf,
+) -> tuple[float, Candidate] | None:
+    """The least cost and the candidate that has it, of equal ones the first; None if there is none
+    below a limit.
 
     bound: a cost that a candidate has at least; None leaves it out.
     cost:  what it costs, None if that is not below the second argument or if it does not fit.
@@ -85,13 +118,13 @@ def cheapest_that_fits(
     """
     bounds = [bound(candidate) for candidate in candidates]
     order = sorted((least, index) for index, least in enumerate(bounds) if least is not None)
-    best, lowest = None, math.inf
+    best = None
     for least, index in order:
-        if least >= lowest:
+        if least >= below:
             break
-        found = cost(candidates[index], lowest)
+        found = cost(candidates[index], below)
         if found is not None:
-            best, lowest = candidates[index], found
+            best, below = (found, candidates[index]), found
     return best
 
 
@@ -127,6 +160,24 @@ def _learning(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
         for sizes in meshes:
             changed = dataclasses.replace(smaller, learning_mesh=MeshConfig(*sizes))
             yield dataclasses.replace(subject, config=changed)
+
+
+def _with_sampling(learning: Subject, sampling: Subject) -> Subject:
+    """A candidate of learning with the settings of one of sampling."""
+    changed = dataclasses.replace(
+        learning.config,
+        sampling=sampling.config.sampling,
+        evaluation=sampling.config.evaluation,
+        sampling_mesh=sampling.config.sampling_mesh,
+    )
+    return dataclasses.replace(learning, config=changed)
+
+
+def _tokens(subject: Subject, place: Place) -> tuple[int, int]:
+    """Tokens that a run samples, and those that its updates see."""
+    listed = subject.programs(place)[2]
+    sampled = sum(p.tokens * p.calls for p in listed if p.stage in SAMPLING_STAGES)
+    return sampled, sum(p.tokens * p.calls for p in listed if p.updates)
 
 
 def _largest(subject: Subject, place: Place, what: str) -> list[Program]:
