@@ -28,10 +28,11 @@ MOST_QUESTIONS = 128
 def fastest_that_fits(subject: Subject, place: Place, compile: Compile) -> Subject:
     """The configuration changed in its questions_per_batch, micro_batch_size and two meshes.
 
-    What is sought is the least time of all tokens, those sampled and those learned from, each at
-    the rate of the largest program: the roofline's time of computing and memory, and that of
-    communication on top, since a layer mostly waits for the sums of the one before. Learning's copy
-    of the base weights stays beside sampling, so the two are searched together.
+    What is sought is the least time of the run, in which all tokens of trees, of the evaluation and
+    of the updates go at the rate of the largest program there is for each: the roofline's time of
+    computing and memory, and that of communication on top, since a layer mostly waits for the sums
+    of the one before. Learning's copy of the base weights stays beside sampling, so the two are
+    searched together.
 
     What a candidate's devices send each other is known exactly when it is compiled, and before that
     at least: candidates are compiled in the order of their least times, until the next one's is no
@@ -64,36 +65,34 @@ def _searched(subject: Subject, place: Place, hardware: Hardware, compile: Compi
     floor = min((least for least in floors if least is not None), default=math.inf)
     if floor == math.inf:
         raise _fits_nowhere("sampling", place)
-    sampled, trained = _tokens(subject, place)
-    learns = False
-
-    def sampling_beside(learning: Subject, below: float) -> tuple[float, Subject] | None:
-        def cost(index: int, below: float) -> float | None:
-            both = _with_sampling(learning, samplings[index])
-            return _cost(place, "sampling", compile, both, below)
-
-        found = cheapest_that_fits(range(len(samplings)), floors.__getitem__, cost, below)
-        return None if found is None else (found[0], _with_sampling(learning, samplings[found[1]]))
+    learns, chosen = False, None
 
     def bound(learning: Subject) -> float | None:
         least = _bound(place, "learning", learning)
-        return None if least is None else trained * least + sampled * floor
+        return None if least is None else least + floor
 
     def cost(learning: Subject, below: float) -> float | None:
-        nonlocal learns
-        least = _cost(place, "learning", compile, learning, (below - sampled * floor) / trained)
-        if least is None:
+        nonlocal learns, chosen
+
+        def beside(index: int, below: float) -> float | None:
+            both = _with_sampling(learning, samplings[index])
+            return _cost(place, "sampling", compile, both, below)
+
+        seconds = _cost(place, "learning", compile, learning, below - floor)
+        if seconds is None:
             return None
         learns = True
-        found = sampling_beside(learning, (below - trained * least) / sampled)
-        return None if found is None else trained * least + sampled * found[0]
+        indices = range(len(samplings))
+        found = cheapest_that_fits(indices, floors.__getitem__, beside, below - seconds)
+        if found is None:
+            return None
+        chosen = _with_sampling(learning, samplings[found[1]])
+        return seconds + found[0]
 
-    best = cheapest_that_fits(list(_learning(subject, hardware)), bound, cost)
-    if best is None:
+    cheapest_that_fits(list(_learning(subject, hardware)), bound, cost)
+    if chosen is None:
         raise _fits_nowhere("sampling" if learns else "learning", place)
-    chosen = sampling_beside(best[1], math.inf)
-    assert chosen is not None
-    return chosen[1]
+    return chosen
 
 
 def _fits_nowhere(what: str, place: Place) -> UserError:
@@ -173,42 +172,45 @@ def _with_sampling(learning: Subject, sampling: Subject) -> Subject:
     return dataclasses.replace(learning, config=changed)
 
 
-def _tokens(subject: Subject, place: Place) -> tuple[int, int]:
-    """Tokens that a run samples, and those that its updates see."""
+def _deciding(subject: Subject, place: Place, what: str) -> list[tuple[Program, float]]:
+    """The programs that decide about a candidate, each with the number of its calls that the run's
+    time is reckoned as: those of the most tokens, of the last role or of the longest rows, for all
+    tokens of their stage, and the largest prefill."""
     listed = subject.programs(place)[2]
-    sampled = sum(p.tokens * p.calls for p in listed if p.stage in SAMPLING_STAGES)
-    return sampled, sum(p.tokens * p.calls for p in listed if p.updates)
+    if what == "learning":
+        updates = [program for program in listed if program.updates]
+        return [_for_all(max(updates, key=lambda program: program.tokens), updates)]
+    found = []
+    for stage in SAMPLING_STAGES:
+        decodes = [program for program in listed if program.stage == stage and program.tokens]
+        found += [_for_all(decodes[-1], decodes)] if decodes else []
+    role = subject.load.roles[-1].name
+    prefills = [p for p in listed if p.name.startswith(f"trees/{role}/prefill-")]
+    return [*found, (prefills[-1], prefills[-1].calls)]
 
 
-def _largest(subject: Subject, place: Place, what: str) -> list[Program]:
-    """The programs of the most tokens: of the last role, or of the longest rows."""
-    listed = subject.programs(place)[2]
-    if what == "sampling":
-        last = f"trees/{subject.load.roles[-1].name}/"
-        of_role = [program for program in listed if program.name.startswith(last)]
-        decodes = [program for program in of_role if program.tokens]
-        prefills = [program for program in of_role if "/prefill-" in program.name]
-        return [decodes[-1], prefills[-1]]
-    updates = [program for program in listed if program.updates]
-    return [max(updates, key=lambda program: program.tokens)]
+def _for_all(program: Program, others: Sequence[Program]) -> tuple[Program, float]:
+    return program, sum(other.tokens * other.calls for other in others) / program.tokens
 
 
 def _bound(place: Place, what: str, subject: Subject) -> float | None:
-    """Seconds per token of the first of the largest programs, at least; None if even its arguments
+    """Seconds of a run's sampling or learning, at least; None if even the arguments of a program
     are more than there is."""
-    program = _largest(subject, place, what)[0]
-    if place.hbm_limit is not None and argument_bytes(program) > place.hbm_limit:
-        return None
     assert place.chip is not None
-    traced = program.function.trace(*program.arguments)
-    done = work(traced.jaxpr.jaxpr, program.mesh, program.loop_steps)
-    alone = place.chip.seconds(done.flops, done.bytes_accessed)[0]
-    network = least_received_bytes(subject, program) / place.chip.interconnect
-    return (alone + network) / program.tokens
+    seconds = 0.0
+    for program, calls in _deciding(subject, place, what):
+        if place.hbm_limit is not None and argument_bytes(program) > place.hbm_limit:
+            return None
+        traced = program.function.trace(*program.arguments)
+        done = work(traced.jaxpr.jaxpr, program.mesh, program.loop_steps)
+        alone = place.chip.seconds(done.flops, done.bytes_accessed)[0]
+        network = least_received_bytes(subject, program) / place.chip.interconnect
+        seconds += calls * (alone + network)
+    return seconds
 
 
 def least_received_bytes(subject: Subject, program: Program) -> float:
-    """Bytes that a device receives at least in a call of a decode or of an update.
+    """Bytes that a device receives at least in a call of a decode, a prefill or an update.
 
     With weights split over "tensor", every layer sums its two outputs, and in the backward pass the
     gradients of its two inputs (Megatron-LM, arXiv 1909.08053); a decode also collects its logits.
@@ -235,11 +237,11 @@ def least_received_bytes(subject: Subject, program: Program) -> float:
 def _cost(
     place: Place, what: str, compile: Compile, subject: Subject, below: float
 ) -> float | None:
-    """Seconds per token of the first of the largest programs; None if they are not below a limit
-    or a program does not fit."""
+    """Seconds of a run's sampling or learning; None if they are not below a limit, or if a program
+    does not fit."""
     assert place.chip is not None
-    cost = None
-    for program in _largest(subject, place, what):
+    seconds = 0.0
+    for program, calls in _deciding(subject, place, what):
         found = estimated(program, place.hbm_limit, place.chip, compile)
         alone = place.chip.seconds(found.work.flops, found.work.bytes_accessed)[0]
         network = (found.network_bytes or 0.0) / place.chip.interconnect
@@ -248,10 +250,10 @@ def _cost(
             *(program.name, program.mesh, _batch(subject.config, what), found.hbm_bytes / 2**30),
             *("fits" if found.fits else "does not fit", alone * 1e3, network * 1e3),
         )
-        cost = cost or (alone + network) / program.tokens
-        if not found.fits or cost >= below:
+        seconds += calls * (alone + network)
+        if not found.fits or seconds >= below:
             return None
-    return cost
+    return seconds
 
 
 def _batch(config: Config, what: str) -> str:

@@ -105,7 +105,7 @@ small = [
     "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 2}]",
     "learning.dpo_roles=[verifier]",
 ]
-for data, fsdp, tensor in ((8, 1, 1), (4, 1, 2), (2, 4, 1), (2, 2, 2)):
+for data, fsdp, tensor in ((4, 1, 2), (2, 2, 2)):
     sizes = f"{{data: {data}, fsdp: {fsdp}, tensor: {tensor}}}"
     meshes = [f"sampling_mesh={sizes}", f"learning_mesh={sizes}"]
     config = load_config(None, [*small, *meshes])
@@ -123,9 +123,12 @@ import dataclasses
 from malt_jax.config import load_config
 from malt_jax.pods.chips import CHIPS
 from malt_jax.pods.estimate import Compiled, argument_bytes, remembering
+from malt_jax.pods import fit
 from malt_jax.pods.fit import fastest_that_fits
 from malt_jax.pods.planning import Subject, place_of, plan
 from malt_jax.pods.workload import Assumptions
+
+fit.MOST_QUESTIONS = 8
 
 def compile(program):
     # Splitting weights costs learning much communication, so it likes whole ones best.
@@ -167,9 +170,8 @@ def on_eight_devices(program: str) -> list[list[str]]:
 @pytest.mark.slow
 def test_devices_receive_no_less_than_the_search_reckons() -> None:
     lines = on_eight_devices(BOUNDS)
-    assert len(lines) == 4 * 3
+    assert len(lines) == 2 * 3
     for name, data, fsdp, tensor, least, read in lines:
         whole = f"{name} on {data} x {fsdp} x {tensor}: {least} of {read}"
         assert float(least) <= float(read), whole
-        if (fsdp, tensor) != ("1", "1"):
-            assert float(least) > float(read) / 5, whole
+        assert float(least) > float(read) / 5, whole
