@@ -175,7 +175,7 @@ def _with_sampling(learning: Subject, sampling: Subject) -> Subject:
 def _deciding(subject: Subject, place: Place, what: str) -> list[tuple[Program, float]]:
     """The programs that decide about a candidate, each with the number of its calls that the run's
     time is reckoned as: those of the most tokens, of the last role or of the longest rows, for all
-    tokens of their stage, and the largest prefill."""
+    tokens of their stage, the largest prefill, and what enlarges the cache, for its memory."""
     listed = subject.programs(place)[2]
     if what == "learning":
         updates = [program for program in listed if program.updates]
@@ -185,8 +185,10 @@ def _deciding(subject: Subject, place: Place, what: str) -> list[tuple[Program, 
         decodes = [program for program in listed if program.stage == stage and program.tokens]
         found += [_for_all(decodes[-1], decodes)] if decodes else []
     role = subject.load.roles[-1].name
-    prefills = [p for p in listed if p.name.startswith(f"trees/{role}/prefill-")]
-    return [*found, (prefills[-1], prefills[-1].calls)]
+    for kind in ("prefill", "grow"):
+        largest = [p for p in listed if p.name.startswith(f"trees/{role}/{kind}-")][-1:]
+        found += [(program, program.calls) for program in largest]
+    return found
 
 
 def _for_all(program: Program, others: Sequence[Program]) -> tuple[Program, float]:
