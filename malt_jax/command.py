@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from malt_jax.errors import Stopped, UserError, outcome
+from malt_jax.pods.libtpu import expect_no_tpu
 
 TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 """Files of the TPUs that are attached to a machine."""
@@ -23,7 +24,9 @@ def command(main: Callable[[], None]) -> None:
     if "jax" in sys.modules:  # commands that use no JAX do not wait for its import
         _keep_compiled_programs()
         compile_faster_on_cpus()
-        _look_for_no_tpu_in_vain()
+        # Where libtpu is installed for plans alone, JAX would look for a TPU, and libtpu complain.
+        if not any(glob.glob(pattern) for pattern in TPU_DEVICES):
+            expect_no_tpu()
     try:
         main()
     except (UserError, Stopped, KeyboardInterrupt) as error:
@@ -51,10 +54,3 @@ def compile_faster_on_cpus() -> None:
     # XLA ends the process when it does not know a flag, and jaxlib 0.11 has lost this one.
     if jaxlib.__version__.startswith("0.10.") and flag not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {flag}=false".strip()
-
-
-def _look_for_no_tpu_in_vain() -> None:
-    """Where libtpu is installed for plans but no TPU is, JAX would ask Google's metadata server for
-    one, and libtpu complain about the answer."""
-    if not any(glob.glob(pattern) for pattern in TPU_DEVICES):
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

@@ -1,5 +1,7 @@
 """What commands have in common."""
 
+import glob
+import importlib.util
 import os
 import subprocess
 import sys
@@ -40,7 +42,7 @@ def test_the_users_own_xla_flags_are_kept() -> None:
 
 
 @pytest.mark.parametrize(("files", "skips"), [([], "1"), (["accel0"], None)])
-def test_the_metadata_server_is_asked_where_there_is_a_tpu(
+def test_libtpu_is_told_where_there_is_no_tpu(
     files: list[str], skips: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for file in files:
@@ -50,3 +52,25 @@ def test_the_metadata_server_is_asked_where_there_is_a_tpu(
     os.environ.pop("TPU_SKIP_MDS_QUERY", None)
     malt_jax.command.command(lambda: None)
     assert os.environ.get("TPU_SKIP_MDS_QUERY") == skips
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None
+    or any(glob.glob(pattern) for pattern in malt_jax.command.TPU_DEVICES),
+    reason="libtpu is not installed, or there is a TPU",
+)
+def test_libtpu_without_a_tpu_is_silent() -> None:
+    program = (
+        "import jax; from malt_jax.command import command; command(lambda: print(jax.devices()))"
+    )
+    libtpus_own = ("JAX_PLATFORMS", "ALLOW_MULTIPLE_LIBTPU_LOAD")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("TPU_") and name not in libtpus_own
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "tpu" not in done.stderr.lower()

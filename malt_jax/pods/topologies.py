@@ -14,6 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from malt_jax.errors import UserError
+from malt_jax.pods.libtpu import expect_no_tpu
 
 _PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SPACE = (
@@ -81,12 +82,7 @@ def describe_devices(topology: Topology) -> list[Any]:
             f"compiling for {topology.name} needs libtpu, Google's TPU compiler, which any Linux"
             " machine can run: pip install 'jax[tpu]', or make install EXTRAS=tpu"
         )
-    # Nothing here touches a TPU: no metadata server is asked, other users of libtpu are not waited
-    # for, and what it wants to know about its host has a value.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    expect_no_tpu()
     options: dict[str, Any] = {}
     if topology.shape == "1x1":
         options["chips_per_host_bounds"] = (1, 1, 1)
