@@ -18,6 +18,7 @@ from malt_jax.llama.model import (
     Params,
     abstract_variables,
     forward,
+    forward_levels,
     init_adapter,
     logical_axes,
     next_logits,
@@ -84,18 +85,14 @@ class Policy:
         def logits_of(hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
             return next_logits(self.model, variables, hidden)
 
-        hidden: Float[Array, "B N C D"]
-        levels: list[Level] = []
-        segments = [
-            (batch.prompts, batch.prompt_lengths),
-            (batch.inputs, batch.lengths),
-        ]
+        keys = [None, None] if dropout_key is None else jax.random.split(dropout_key)
+        ancestors: list[Level] = []
         if batch.prefix.size:
-            segments.insert(0, (batch.prefix, jnp.int32(batch.prefix.size)))
-        for depth, (tokens, lengths) in enumerate(segments):
-            key = None if dropout_key is None else jax.random.fold_in(dropout_key, depth)
-            hidden, level = forward(self.model, variables, tokens, lengths, levels, dropout_key=key)
-            levels.append(level)
+            length = jnp.int32(batch.prefix.size)
+            _, prefix = forward(self.model, variables, batch.prefix, length, dropout_key=keys[0])
+            ancestors = [prefix]
+        rows = [(batch.prompts, batch.prompt_lengths), (batch.inputs, batch.lengths)]
+        (_, hidden), _ = forward_levels(self.model, variables, rows, ancestors, dropout_key=keys[1])
         return token_scores(
             logits_of,
             hidden,

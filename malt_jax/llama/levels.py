@@ -1,10 +1,12 @@
-"""One level of the reasoning tree's key-value cache."""
+"""One level of the reasoning tree's key-value cache, and activations of several levels as one."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import flax.struct
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -41,3 +43,29 @@ def level_axes(leading: int) -> Level:
     nodes = ("batch", *[None] * (leading - 1)) if leading else ()
     heads = P("layers", *nodes, "kv_heads")
     return Level(heads, heads, P(*nodes))  # type: ignore[arg-type]
+
+
+def join_levels(levels: Sequence[Float[Array, "*N T D"]]) -> Float[Array, "*B D"]:
+    """One array for all that works on single tokens.
+
+    Several levels have the same first axis, which stays and may be split over devices; all tokens
+    below an element of it become one row, [B, S, D]. One level stays as it is.
+    """
+    if len(levels) == 1:
+        return levels[0]
+    rows = [x.reshape(x.shape[0], -1, x.shape[-1]) for x in levels]
+    return jnp.concatenate(rows, axis=1)
+
+
+def split_levels(
+    joined: Float[Array, "*B D"], shapes: Sequence[tuple[int, ...]]
+) -> list[Float[Array, "*N T D"]]:
+    """What `join_levels` joined; `shapes` are those of the levels, (*N, T)."""
+    if len(shapes) == 1:
+        return [joined]
+    levels, start = [], 0
+    for shape in shapes:
+        stop = start + math.prod(shape[1:])
+        levels.append(joined[:, start:stop].reshape(*shape, joined.shape[-1]))
+        start = stop
+    return levels

@@ -1,4 +1,4 @@
-"""The Llama decoder in Flax: one function for prefill, decoding, log-probabilities and training."""
+"""The Llama decoder in Flax: one module for prefill, decoding, log-probabilities and training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Int, Key
 from malt_jax.config import LoraConfig
 from malt_jax.llama.attention import Segment, attend
 from malt_jax.llama.config import LlamaConfig
-from malt_jax.llama.levels import Level, level_axes
+from malt_jax.llama.levels import Level, join_levels, level_axes, split_levels
 from malt_jax.llama.lora import Linear, activation_axes, parameter
-from malt_jax.llama.rope import rotate, rotation
+from malt_jax.llama.rope import Rotation, rotate, rotation
 from malt_jax.pods.sharding import constrain, gathered, place, shardings
 
 Params = dict[str, Any]
@@ -41,7 +41,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention of a level to itself and to its ancestors."""
+    """Grouped-query attention of levels to themselves and to the levels above them."""
 
     config: LlamaConfig
     lora: LoraConfig | None
@@ -51,15 +51,15 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*N T D"],
-        cos: Float[Array, "*N T E/2"],
-        sin: Float[Array, "*N T E/2"],
+        x: Float[Array, "*B D"],
+        rotations: Sequence[Rotation],
         ancestors: Sequence[Segment],
-    ) -> tuple[Float[Array, "*N T D"], tuple[Array, Array]]:
+        lengths: Sequence[Int[Array, "*N"]],
+    ) -> tuple[Float[Array, "*B D"], list[tuple[Array, Array]]]:
         config = self.config
         kv_heads, group, width = config.num_kv_heads, config.queries_per_kv_head, config.head_dim
 
-        def project(name: str, heads: int, axis: str) -> Float[Array, "*N T H E"]:
+        def project(name: str, heads: int, axis: str) -> list[Float[Array, "*N T H E"]]:
             y = Linear(
                 heads * width,
                 (axis, "embed"),
@@ -69,15 +69,27 @@ class Attention(nn.Module):
                 mesh=self.mesh,
                 name=name,
             )(x)
-            return y.reshape(*y.shape[:-1], heads, width)
+            levels = split_levels(y, [cos.shape[:-1] for cos, _ in rotations])
+            return [level.reshape(*level.shape[:-1], heads, width) for level in levels]
 
-        queries = rotate(project("q", config.num_heads, "heads"), cos, sin)
-        keys = rotate(project("k", kv_heads, "kv_heads"), cos, sin)
-        values = project("v", kv_heads, "kv_heads")
-        keys, values = jnp.moveaxis(keys, -3, -1), jnp.moveaxis(values, -3, -2)
-        grouped = queries.reshape(*queries.shape[:-2], kv_heads, group, width)
-        mixed = attend(grouped, keys, values, ancestors)
-        mixed = mixed.reshape(*mixed.shape[:-3], config.num_heads * width)
+        projected = zip(
+            project("q", config.num_heads, "heads"),
+            project("k", kv_heads, "kv_heads"),
+            project("v", kv_heads, "kv_heads"),
+            strict=True,
+        )
+        above = list(ancestors)
+        results, cached = [], []
+        for (queries, keys, values), (cos, sin), valid in zip(
+            projected, rotations, lengths, strict=True
+        ):
+            queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+            keys, values = jnp.moveaxis(keys, -3, -1), jnp.moveaxis(values, -3, -2)
+            grouped = queries.reshape(*queries.shape[:-2], kv_heads, group, width)
+            mixed = attend(grouped, keys, values, above)
+            results.append(mixed.reshape(*mixed.shape[:-3], config.num_heads * width))
+            cached.append((keys, values))
+            above.append(Segment(keys, values, valid))
         output = Linear(
             config.d_model,
             ("embed", "heads"),
@@ -86,7 +98,7 @@ class Attention(nn.Module):
             mesh=self.mesh,
             name="o",
         )
-        return output(mixed), (keys, values)
+        return output(join_levels(results)), cached
 
 
 class MLP(nn.Module):
@@ -98,7 +110,7 @@ class MLP(nn.Module):
     mesh: Mesh | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*N T D"]) -> Float[Array, "*N T D"]:
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         def linear(name: str, features: int, axes: tuple[str, str]) -> Linear:
             return Linear(features, axes, self.dtype, lora=self.lora, mesh=self.mesh, name=name)
 
@@ -118,27 +130,28 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*N T D"],
+        x: Float[Array, "*B D"],
         cached: Sequence[tuple[Array, Array]],
-        lengths: Sequence[Int[Array, "*M"]],
-        cos: Float[Array, "*N T E/2"],
-        sin: Float[Array, "*N T E/2"],
-    ) -> tuple[Float[Array, "*N T D"], tuple[Array, Array]]:
+        cached_lengths: Sequence[Int[Array, "*M"]],
+        rotations: Sequence[Rotation],
+        lengths: Sequence[Int[Array, "*N"]],
+    ) -> tuple[Float[Array, "*B D"], list[tuple[Array, Array]]]:
         ancestors = [
             Segment(keys, values, length)
-            for (keys, values), length in zip(cached, lengths, strict=True)
+            for (keys, values), length in zip(cached, cached_lengths, strict=True)
         ]
         epsilon = self.config.norm_eps
         normed = RMSNorm(epsilon, self.dtype, name="attention_norm")(x)
         shape = (self.config, self.lora, self.dtype, self.mesh)
-        mixed, kv = Attention(*shape, name="attention")(normed, cos, sin, ancestors)
+        attention = Attention(*shape, name="attention")
+        mixed, kv = attention(normed, rotations, ancestors, lengths)
         x = x + mixed
         normed = RMSNorm(epsilon, self.dtype, name="mlp_norm")(x)
         return x + MLP(*shape, name="mlp")(normed), kv
 
 
 class Llama(nn.Module):
-    """A decoder of the Llama family over one level of a reasoning tree.
+    """A decoder of the Llama family over levels of a reasoning tree.
 
     Variables: "params", the base model; "adapter", LoRA's matrices, when `lora` is set. Layers are
     stacked on a leading axis in both. All matrix products run in `dtype`; softmax, norms and logits
@@ -176,36 +189,39 @@ class Llama(nn.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "*N T"],
-        lengths: Int[Array, "*N"],
+        segments: Sequence[tuple[Int[Array, "*N T"], Int[Array, "*N"]]],
         ancestors: Sequence[Level] = (),
-    ) -> tuple[Float[Array, "*N T D"], Level]:
-        """Runs the tokens of one level given the levels above it.
+    ) -> tuple[list[Float[Array, "*N T D"]], list[Level]]:
+        """Runs the tokens of levels that lie below one another, given the levels above them.
 
-        tokens:    padded segments of every node of this level.
-        lengths:   valid tokens of each segment; stored in the returned level.
-        ancestors: the levels above, outermost first; the leading axes of each are a prefix of this
-                   level's. A node's positions go on where its ancestors' valid tokens end.
+        segments:  tokens of every node of a level, padded, and how many of them are valid; the
+                   outermost level first. Several levels need the same first axis; their tokens pass
+                   through every layer together, which reads its weights once.
+        ancestors: the levels above, outermost first; the leading axes of each are a prefix of those
+                   below. A node's positions go on where its ancestors' valid tokens end.
 
-        Returns the final hidden states (normed, ready for `logits`) and the new level. Outputs at
-        padding are finite and without meaning.
+        Returns, for each level, the final hidden states (normed, ready for `logits`) and its cache.
+        Outputs at padding are finite and without meaning.
         """
-        leading = tokens.shape[:-1]
-        start = jnp.zeros(leading, jnp.int32)
-        for level in ancestors:
-            inner = (1,) * (len(leading) - len(level.leading))
-            start = start + level.lengths.reshape(level.leading + inner)
-        offsets = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, tokens.ndim - 1)
-        positions = start[..., None] + offsets
-        cos, sin = rotation(positions, self.config)
-
         table = gathered(self.mesh, self.embed(), _Table.axes)
-        x = jnp.take(table, tokens, axis=0).astype(self.dtype)
-        x = constrain(self.mesh, x, activation_axes(x.ndim))
+        above = [level.lengths for level in ancestors]
+        rotations, embedded = [], []
+        for tokens, lengths in segments:
+            rotations.append(rotation(_positions(tokens, above), self.config))
+            x = jnp.take(table, tokens, axis=0).astype(self.dtype)
+            embedded.append(constrain(self.mesh, x, activation_axes(x.ndim)))
+            above.append(lengths)
+        valid = [lengths for _, lengths in segments]
         cached = [(level.keys, level.values) for level in ancestors]
-        x, (keys, values) = self.layers(x, cached, [a.lengths for a in ancestors], cos, sin)
-        level = Level(keys, values, lengths)
-        return self.norm(x), constrain(self.mesh, level, level_axes(len(leading)))
+        x, written = self.layers(
+            join_levels(embedded), cached, above[: len(ancestors)], rotations, valid
+        )
+        hidden = split_levels(self.norm(x), [tokens.shape for tokens, _ in segments])
+        levels = [
+            constrain(self.mesh, Level(*kv, lengths), level_axes(lengths.ndim))
+            for kv, lengths in zip(written, valid, strict=True)
+        ]
+        return hidden, levels
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Next-token logits of hidden states returned by the model, float32.
@@ -228,7 +244,8 @@ class Llama(nn.Module):
     def everything(self, tokens: Int[Array, "*N T"]) -> Float[Array, "*N T V"]:
         """Touches every parameter; the method that `init` runs."""
         lengths = jnp.full(tokens.shape[:-1], tokens.shape[-1], jnp.int32)
-        return self.logits(self(tokens, lengths)[0])
+        (hidden,), _ = self([(tokens, lengths)])
+        return self.logits(hidden)
 
 
 class _Table(nn.Module):
@@ -245,6 +262,15 @@ class _Table(nn.Module):
         return parameter(self, self.key, initial, tuple(self.axes), self.shape, self.dtype)
 
 
+def _positions(tokens: Int[Array, "*N T"], above: Sequence[Int[Array, "*M"]]) -> Int[Array, "*N T"]:
+    """A node's positions go on where the valid tokens of its ancestors end."""
+    leading = tokens.shape[:-1]
+    start = jnp.zeros(leading, jnp.int32)
+    for lengths in above:
+        start = start + lengths.reshape(*lengths.shape, *[1] * (len(leading) - lengths.ndim))
+    return start[..., None] + jax.lax.broadcasted_iota(jnp.int32, tokens.shape, tokens.ndim - 1)
+
+
 def forward(
     model: Llama,
     variables: Params,
@@ -254,13 +280,29 @@ def forward(
     *,
     dropout_key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, "*N T D"], Level]:
-    """Final hidden states and the new cache level; see `Llama.__call__`.
+    """Final hidden states and the cache of one level; see `forward_levels`."""
+    segments = [(tokens, lengths)]
+    (hidden,), (level,) = forward_levels(
+        model, variables, segments, ancestors, dropout_key=dropout_key
+    )
+    return hidden, level
+
+
+def forward_levels(
+    model: Llama,
+    variables: Params,
+    segments: Sequence[tuple[Int[Array, "*N T"], Int[Array, "*N"]]],
+    ancestors: Sequence[Level] = (),
+    *,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[list[Float[Array, "*N T D"]], list[Level]]:
+    """Final hidden states and caches of levels below one another; see `Llama.__call__`.
 
     variables:   {"params": base, "adapter": adapter}, the latter if the model has LoRA.
     dropout_key: switches the adapter's dropout on.
     """
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    result: Any = model.apply(variables, tokens, lengths, tuple(ancestors), rngs=rngs)
+    result: Any = model.apply(variables, list(segments), tuple(ancestors), rngs=rngs)
     return result
 
 

@@ -8,6 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from malt_jax.llama.config import Llama3RopeScaling, LlamaConfig
 
+Rotation = tuple[Float[Array, "*B T E/2"], Float[Array, "*B T E/2"]]
+"""Cosines and sines of the angles by which the pairs of a head turn, float32."""
+
 
 def inverse_frequencies(config: LlamaConfig) -> Float[np.ndarray, "E/2"]:
     """Angle per position of each rotated pair, in radians, float32.
@@ -37,10 +40,8 @@ def _scale_llama3(
     return ((np.float32(1) - keep) * slowed + keep * frequencies).astype(np.float32)
 
 
-def rotation(
-    positions: Int[Array, "*B T"], config: LlamaConfig
-) -> tuple[Float[Array, "*B T E/2"], Float[Array, "*B T E/2"]]:
-    """Cosines and sines for `rotate`, float32."""
+def rotation(positions: Int[Array, "*B T"], config: LlamaConfig) -> Rotation:
+    """The rotation at these positions."""
     frequencies = jnp.asarray(inverse_frequencies(config))
     angles = jnp.einsum("...t,e->...te", positions.astype(jnp.float32), frequencies)
     return jnp.cos(angles), jnp.sin(angles)

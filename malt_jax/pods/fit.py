@@ -216,8 +216,8 @@ def least_received_bytes(subject: Subject, program: Program) -> float:
 
     With weights split over "tensor", every layer sums its two outputs, and in the backward pass the
     gradients of its two inputs (Megatron-LM, arXiv 1909.08053); a decode also collects its logits.
-    Weights split over "fsdp" are collected for every token sampled, and in learning for prompts and
-    for completions, forward and backward, in every micro-batch.
+    Weights split over "fsdp" are collected for every token sampled, and in learning forward and
+    backward, in every micro-batch.
     """
     shape, item, mesh = subject.shape, subject.dtype.itemsize, program.mesh
     passes = 2 if program.updates else 1
@@ -231,7 +231,7 @@ def least_received_bytes(subject: Subject, program: Program) -> float:
     gathers = program.loop_steps
     if program.updates:
         config = getattr(subject.config, program.stage)
-        gathers = 4 * config.batch_size // (config.micro_batch_size or config.batch_size)
+        gathers = 2 * config.batch_size // (config.micro_batch_size or config.batch_size)
     gathered = gathers * weights * (mesh.fsdp - 1) / mesh.fsdp
     return 2 * others * sums + others * logits + gathered
 

@@ -8,7 +8,7 @@ from malt_jax.config import LoraConfig
 from malt_jax.learning.batches import Batch, Batches, Example
 from malt_jax.learning.policy import Policy
 from malt_jax.learning.train_step import completion_logps, sum_logps
-from malt_jax.llama.model import Llama, Params
+from malt_jax.llama.model import Llama, Params, forward
 from tests.learning.small import LLAMA, random_examples, same_bits, trained
 
 
@@ -20,7 +20,8 @@ def naive_logps(
     width = max(map(len, rows))
     tokens = jnp.asarray([row + [0] * (width - len(row)) for row in rows])
     variables = policy.variables(base, tree)
-    hidden, _ = policy.model.apply(variables, tokens, jnp.asarray([len(row) for row in rows]))
+    lengths = jnp.asarray([len(row) for row in rows])
+    hidden, _ = forward(policy.model, variables, tokens, lengths)
     logits = policy.model.apply(variables, hidden, method=Llama.logits)
     logps = jax.nn.log_softmax(logits[:, :-1], axis=-1)
     logps = jnp.take_along_axis(logps, tokens[:, 1:, None], axis=-1)[..., 0]

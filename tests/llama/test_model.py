@@ -12,6 +12,7 @@ from malt_jax.llama.lora import dropout, merge_adapter
 from malt_jax.llama.model import (
     Llama,
     abstract_variables,
+    forward_levels,
     init_adapter,
     init_params,
     next_logits,
@@ -42,6 +43,36 @@ def test_levels_equal_the_concatenated_sequence() -> None:
         )
         whole, _ = forward(model, variables, row[None], jnp.array([len(row)]))
         np.testing.assert_allclose(hidden[0, a, r], whole[0, -6:], atol=2e-5)
+
+
+def test_levels_in_one_pass_equal_one_after_the_other() -> None:
+    """Below a root that all share: hidden states, caches and gradients."""
+    model, params = small_model()
+    root = tokens(6)
+    questions, answers = tokens(2, 12, seed=1), tokens(2, 3, 9, seed=2)
+    valid = jnp.array([7, 12]), jnp.array([[9, 4, 1], [2, 9, 3]])
+
+    def together(params):
+        variables = {"params": params}
+        _, above = forward(model, variables, root, jnp.int32(6))
+        segments = list(zip((questions, answers), valid, strict=True))
+        return forward_levels(model, variables, segments, [above])
+
+    def in_turn(params):
+        variables = {"params": params}
+        _, above = forward(model, variables, root, jnp.int32(6))
+        first, questions_level = forward(model, variables, questions, valid[0], [above])
+        last, answers_level = forward(model, variables, answers, valid[1], [above, questions_level])
+        return [first, last], [questions_level, answers_level]
+
+    def gradient(run):
+        return jax.jit(jax.grad(lambda params: jnp.sum(jnp.sin(run(params)[0][1]))))(params)
+
+    def assert_close(ours, theirs, tolerance):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, tolerance), ours, theirs)
+
+    assert_close(jax.jit(together)(params), jax.jit(in_turn)(params), 2e-5)
+    assert_close(gradient(together), gradient(in_turn), 1e-3)
 
 
 def test_gradients_flow_through_the_levels() -> None:

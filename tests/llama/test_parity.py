@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint
 from malt_jax.llama.config import Llama3RopeScaling, LlamaConfig
-from malt_jax.llama.model import Block, Llama, Params
+from malt_jax.llama.model import Block, Llama, Params, forward
 from malt_jax.llama.rope import rotation
 from malt_jax.llama.tokenizer import Tokenizer
 from malt_jax.llama.weights import disassemble
@@ -193,10 +193,11 @@ def test_llama31_rope_beyond_the_original_context(
     tokens = np.random.default_rng(0).integers(0, 264, (1, 9216))
     theirs = torch_logits(model, tokens)
     llama, variables = Llama(config), {"params": checkpoint.params}
+    run = jax.jit(forward, static_argnums=0)
     ancestors: list = []
     for start in range(0, 9216, 3072):
         chunk = tokens[:, start : start + 3072]
-        hidden, level = jax.jit(llama.apply)(variables, chunk, jnp.array([3072]), ancestors)
+        hidden, level = run(llama, variables, chunk, jnp.array([3072]), ancestors)
         ours = np.asarray(llama.apply(variables, hidden, method=Llama.logits))
         reference = theirs[:, start : start + 3072]
         assert np.abs(ours - reference).max() <= TOLERANCE
@@ -240,11 +241,11 @@ def test_gradients_of_one_block(
     (output * torch.from_numpy(weights)).sum().backward()
 
     positions = jnp.broadcast_to(jnp.arange(50), (2, 50))
-    cos, sin = rotation(positions, config)
+    rotations, lengths = [rotation(positions, config)], [jnp.full(2, 50)]
     block = Block(config, None, jnp.float32)
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
-        output, _ = block.apply({"params": params}, x, [], [], cos, sin)
+        output, _ = block.apply({"params": params}, x, [], [], rotations, lengths)
         return jnp.sum(output * weights)
 
     layer = jax.tree.map(lambda stacked: stacked[0], checkpoint.params["layers"])
