@@ -20,10 +20,10 @@ import torch
 import transformers
 from in_turn import compare
 
-from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from malt_jax.llama.model import Llama
-from malt_jax.sampling.filters import Filters
+from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from malt_jax.model.llama import Llama
 from malt_jax.sampling.sampler import Sampler
+from malt_jax.sampling.token import Filters
 
 
 def ours(

@@ -20,12 +20,12 @@ import torch
 import transformers
 from in_turn import compare
 
+from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from malt_jax.config import SftConfig
-from malt_jax.learning.batches import Batches, Example
-from malt_jax.learning.policy import Policy
-from malt_jax.learning.train_step import SftObjective, init_state, train_step
-from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from malt_jax.llama.model import Llama
+from malt_jax.model.llama import Llama
+from malt_jax.training.batches import Batches, Example
+from malt_jax.training.policy import Policy
+from malt_jax.training.step import SftObjective, init_state, train_step
 
 
 def ours(checkpoint: Checkpoint, rows: np.ndarray, prompt: int) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from malt_jax.errors import Stopped, UserError, outcome
-from malt_jax.pods.libtpu import expect_no_tpu
+from malt_jax.planning.libtpu import expect_no_tpu
 
 TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 """Files of the TPUs that are attached to a machine."""

@@ -11,22 +11,23 @@ from typing import Any
 from rich.console import Console
 from upath import UPath
 
-from malt_jax import evaluation, loop
+from malt_jax import evaluation
 from malt_jax.command import command
 from malt_jax.config import Config, describe_options, load_config, plain
+from malt_jax.distributed.processes import together
 from malt_jax.errors import UserError
 from malt_jax.evaluation.results import RESULTS_FILE, write_results
 from malt_jax.evaluation.sampling import Policies
 from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import all_names
 from malt_jax.experiment import Experiment, prepare
-from malt_jax.pods.processes import together
-from malt_jax.reporting.plots import write_plots
-from malt_jax.reporting.tables import latex, markdown
-from malt_jax.reporting.terminal import print_table
+from malt_jax.files import location, reached
+from malt_jax.malt import round as loop
+from malt_jax.report.plots import write_plots
+from malt_jax.report.tables import latex, markdown
+from malt_jax.report.terminal import print_table
 from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
-from malt_jax.runs.files import location, reached
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

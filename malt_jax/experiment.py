@@ -11,20 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from malt_jax import tasks
+from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint, load_checkpoint_config
 from malt_jax.config import Config
 from malt_jax.errors import UserError
-from malt_jax.learning.policy import Policy
-from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint, load_checkpoint_config
-from malt_jax.llama.config import LlamaConfig
-from malt_jax.llama.lora import merge_adapter
-from malt_jax.llama.model import Llama, Params, logical_axes
-from malt_jax.pods.mesh import Meshes, meshes
-from malt_jax.pods.placement import SharedCopy
-from malt_jax.pods.sharding import place
-from malt_jax.roles import Pipeline, RolePrompt, load_pipeline
-from malt_jax.sampling.filters import Filters
+from malt_jax.malt.roles import Pipeline, RolePrompt, load_pipeline
+from malt_jax.model.config import LlamaConfig
+from malt_jax.model.llama import Llama, Params, logical_axes
+from malt_jax.model.lora import merge_adapter
 from malt_jax.sampling.sampler import Sampler
+from malt_jax.sampling.token import Filters
+from malt_jax.sharding.mesh import Meshes, meshes
+from malt_jax.sharding.placement import SharedCopy
+from malt_jax.sharding.rules import place
 from malt_jax.tasks.base import Question, Split, Task
+from malt_jax.training.policy import Policy
 
 Trainables = Mapping[str, Params]
 """What each trained role has learned, by the role's name; absent: the role is the base model."""

@@ -14,13 +14,13 @@ from rich.console import Console
 
 from malt_jax.command import command
 from malt_jax.config import describe_options, load_config
-from malt_jax.pods.estimate import compiled, for_the_compiler_alone, remembering
-from malt_jax.pods.fit import fastest_that_fits
-from malt_jax.pods.plan_table import print_plan
-from malt_jax.pods.planning import Subject, place_of, plan
-from malt_jax.pods.topologies import parse_topology
-from malt_jax.pods.workload import Assumptions
-from malt_jax.runs.progress import Progress
+from malt_jax.planning.estimate import compiled, for_the_compiler_alone, remembering
+from malt_jax.planning.fit import fastest_that_fits
+from malt_jax.planning.plan import Subject, place_of, plan
+from malt_jax.planning.table import print_plan
+from malt_jax.planning.topologies import parse_topology
+from malt_jax.planning.workload import Assumptions
+from malt_jax.progress import Progress
 from malt_jax.train import QUICKSTART
 
 

@@ -7,19 +7,20 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from malt_jax import loop, tasks
+from malt_jax import tasks
+from malt_jax.checkpoints.checkpoint import load_checkpoint_tokenizer
 from malt_jax.command import command
 from malt_jax.config import Config, describe_options, load_config
 from malt_jax.evaluation.sampling import seed_key
 from malt_jax.experiment import Experiment, Trainables, prepare
-from malt_jax.llama.checkpoint import load_checkpoint_tokenizer
-from malt_jax.roles import QUESTION, load_pipeline
+from malt_jax.files import location, reached
+from malt_jax.malt import round as loop
+from malt_jax.malt.roles import QUESTION, load_pipeline
+from malt_jax.malt.tree import decode_texts, expand
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
-from malt_jax.runs.files import location, reached
 from malt_jax.sampling.decode import Completions, DecodeState
 from malt_jax.tasks.base import Question
 from malt_jax.train import QUICKSTART
-from malt_jax.tree import decode_texts, expand
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from malt_jax import loop
 from malt_jax.command import command
 from malt_jax.config import describe_options, load_config
+from malt_jax.distributed.processes import together
 from malt_jax.evaluation.results import RESULTS_FILE
-from malt_jax.pods.processes import together
-from malt_jax.reporting.terminal import print_table
+from malt_jax.files import location
+from malt_jax.malt import round as loop
+from malt_jax.report.terminal import print_table
 from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import open_run
-from malt_jax.runs.files import location
 
 QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
 

@@ -28,10 +28,10 @@ from optax.contrib import MuonDimensionNumbers, muon
 from tiny_dialogues import GENERATOR_FIRST, Dialogues
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from malt_jax.llama.checkpoint import Checkpoint, save_checkpoint
-from malt_jax.llama.config import LlamaConfig
-from malt_jax.llama.model import Llama, Params, init_params
-from malt_jax.llama.tokenizer import Tokenizer
+from malt_jax.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from malt_jax.checkpoints.tokenizer import Tokenizer
+from malt_jax.model.config import LlamaConfig
+from malt_jax.model.llama import Llama, Params, init_params
 from malt_jax.tasks.arithmetic import ArithmeticTask
 
 VOCABULARY = 512

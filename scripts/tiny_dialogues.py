@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from malt_jax.config import PipelineConfig
-from malt_jax.roles import load_pipeline
+from malt_jax.malt.roles import load_pipeline
 from malt_jax.tasks.arithmetic import TRAIN_QUESTIONS, ArithmeticTask, Problem, Step
 
 Style = Literal["brief", "steps", "places"]

@@ -17,7 +17,7 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 from gcp_storage_emulator.server import create_server
 
-from tests.pods.several import free_port
+from tests.distributed.several import free_port
 
 BUCKET = "bucket"
 Handler = Callable[[Any, Any, Any], None]

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from malt_jax.llama.checkpoint import Checkpoint, load_checkpoint
-from malt_jax.llama.model import Llama
+from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from malt_jax.model.llama import Llama
 from malt_jax.tasks.arithmetic import ArithmeticTask, Problem, Step
 
 ROOT = Path(__file__).parent.parent

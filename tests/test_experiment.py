@@ -7,10 +7,10 @@ import pytest
 
 from malt_jax.config import load_config
 from malt_jax.experiment import prepare
-from malt_jax.learning.batches import Batches, Example
-from malt_jax.learning.train_step import completion_logps
+from malt_jax.malt.tree import expand
 from malt_jax.train import QUICKSTART
-from malt_jax.tree import expand
+from malt_jax.training.batches import Batches, Example
+from malt_jax.training.step import completion_logps
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.3)])

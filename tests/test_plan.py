@@ -11,8 +11,8 @@ import pytest
 
 from malt_jax import plan
 from malt_jax.errors import UserError
-from malt_jax.pods import planning
-from malt_jax.pods.estimate import Compiled
+from malt_jax.planning import plan as planning
+from malt_jax.planning.estimate import Compiled
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is made for Linux on x86-64 alone"

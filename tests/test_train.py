@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import malt_jax
-from malt_jax import evaluate, loop, solve, train
+from malt_jax import evaluate, solve, train
 from malt_jax.errors import Stopped, UserError
 from malt_jax.evaluation.systems import STANDARD
+from malt_jax.malt import round as loop
 
 SMALL = [
     "task.train_questions=6",

@@ -13,7 +13,7 @@ import numpy as np
 from malt_jax.errors import UserError
 from malt_jax.evaluation.systems import AGENTS
 from malt_jax.experiment import Experiment
-from malt_jax.roles import RolePrompt, load_role
+from malt_jax.malt.roles import RolePrompt, load_role
 from malt_jax.sampling.decode import Completions
 from malt_jax.sampling.sampler import Segments
 from malt_jax.tasks.base import PROMPTS, Question

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from malt_jax.evaluation.sampling import Policies, resolved
+from malt_jax.evaluation.statistics import majority_vote
 from malt_jax.evaluation.store import Sample, Store
 from malt_jax.evaluation.systems import DEBATER, SILENT, Chain, System
-from malt_jax.statistics import majority_vote
 from malt_jax.tasks.base import Question, Task
 
 

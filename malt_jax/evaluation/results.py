@@ -10,9 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from malt_jax.evaluation.judging import Judge, Outcome
-from malt_jax.evaluation.systems import DEBATER, SILENT, System
-from malt_jax.runs.directory import RunDirectory
-from malt_jax.statistics import (
+from malt_jax.evaluation.statistics import (
     Estimate,
     holm,
     mcnemar,
@@ -21,6 +19,8 @@ from malt_jax.statistics import (
     pass_at_k,
     subset_protocol,
 )
+from malt_jax.evaluation.systems import DEBATER, SILENT, System
+from malt_jax.runs.directory import RunDirectory
 
 RESULTS_FILE = "results.json"
 

@@ -15,11 +15,11 @@ from malt_jax.evaluation.debate import DebatePrompt
 from malt_jax.evaluation.store import Samples, Store
 from malt_jax.evaluation.systems import BASE, DEBATER, MALT, SILENT, STAR, Chain, System
 from malt_jax.experiment import Experiment, Trainables
-from malt_jax.llama.model import Params
-from malt_jax.runs.progress import Progress
+from malt_jax.malt.tree import decode_texts, expand
+from malt_jax.model.llama import Params
+from malt_jax.progress import Progress
 from malt_jax.sampling.decode import Completions
 from malt_jax.tasks.base import Question
-from malt_jax.tree import decode_texts, expand
 
 Policies = Mapping[str, Trainables]
 """What the roles have learned, by policy (STAR, MALT); a role without an entry is untrained."""

@@ -22,8 +22,8 @@ from upath import UPath
 
 from malt_jax.errors import UserError
 from malt_jax.evaluation.systems import Chain
+from malt_jax.files import names_in
 from malt_jax.runs.directory import RunDirectory
-from malt_jax.runs.files import names_in
 from malt_jax.sampling.decode import Completions, Finish
 
 FOLDER = "evaluation"

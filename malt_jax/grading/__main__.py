@@ -14,9 +14,9 @@ from typing import Any
 from malt_jax import grading
 from malt_jax.command import command
 from malt_jax.errors import UserError
+from malt_jax.files import write_atomically
 from malt_jax.grading import algebra, extraction
 from malt_jax.json_lines import read_json_lines
-from malt_jax.runs.files import write_atomically
 
 KINDS = ("answer", "text", "letter")
 

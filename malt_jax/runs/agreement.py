@@ -10,8 +10,8 @@ from upath import UPath
 
 import malt_jax
 from malt_jax.config import Config
+from malt_jax.distributed.processes import Processes
 from malt_jax.errors import UserError
-from malt_jax.pods.processes import Processes
 from malt_jax.runs.directory import versions
 from malt_jax.tasks.base import Question
 from malt_jax.typed_values import leaves, plain

@@ -13,7 +13,7 @@ from etils import epath
 from upath import UPath
 
 from malt_jax.errors import UserError
-from malt_jax.runs.files import in_bucket, location
+from malt_jax.files import in_bucket, location
 
 Tree = TypeVar("Tree")
 

@@ -4,10 +4,10 @@ A stage (the trees of a round, one role's training) is a directory. Its files ar
 the other, and last of all its manifest with the size and SHA-256 of every file: a stage that has a
 manifest is complete. One that was interrupted finds the files it had written and goes on after
 them. Of the place this asks no more than that a file is seen whole or not at all: it can be on a
-disk or in a bucket (`malt_jax.runs.files`).
+disk or in a bucket (`malt_jax.files`).
 
-Of several processes (`malt_jax.pods.processes`) the first one writes and decides what is there; the
-others wait until they see it.
+Of several processes (`malt_jax.distributed.processes`) the first one writes and decides what is
+there; the others wait until they see it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from upath import UPath
 
 import malt_jax
 from malt_jax.config import Config, ProcessesConfig, diff, load_config, to_yaml
+from malt_jax.distributed.processes import ALONE, Processes
 from malt_jax.errors import UserError
-from malt_jax.pods.processes import ALONE, Processes
-from malt_jax.runs.files import (
+from malt_jax.files import (
     files_below,
     location,
     make_directory,

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from upath import UPath
 
-from malt_jax.runs.files import in_bucket, write_atomically
+from malt_jax.files import in_bucket, write_atomically
 
 
 class GrowingFile(Protocol):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from upath import UPath
 
 from malt_jax.errors import UserError
-from malt_jax.runs.files import in_bucket, reached, write_atomically
+from malt_jax.files import in_bucket, reached, write_atomically
 
 logger = logging.getLogger(__name__)
 

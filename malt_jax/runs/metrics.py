@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from upath import UPath
 
-from malt_jax.runs.files import in_bucket, location, write_atomically
+from malt_jax.files import in_bucket, location, write_atomically
 from malt_jax.runs.growing_file import GrowingFile, growing
 
 METRICS_FILE = "metrics.jsonl"

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import jax
 
+from malt_jax.distributed import preemption
+from malt_jax.distributed.processes import Processes
 from malt_jax.errors import Stopped
-from malt_jax.pods import preemption
-from malt_jax.pods.processes import Processes
 from malt_jax.runs.checkpoints import is_saved, restore_tree, save_tree
 from malt_jax.runs.directory import Stage
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from malt_jax.llama.levels import Level
-from malt_jax.llama.model import Llama, Params, forward
+from malt_jax.model.levels import Level
+from malt_jax.model.llama import Llama, Params, forward
 
 
 def bucket(size: int) -> int:

@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from malt_jax.llama.levels import Level, level_axes
-from malt_jax.llama.model import Llama, Params, forward, next_logits
-from malt_jax.pods.sharding import batch_shards, constrain, place, to_host
+from malt_jax.model.levels import Level, level_axes
+from malt_jax.model.llama import Llama, Params, forward, next_logits
 from malt_jax.sampling.cache import append, empty_level
-from malt_jax.sampling.filters import Filters, draw
+from malt_jax.sampling.token import Filters, draw
+from malt_jax.sharding.rules import batch_shards, constrain, place, to_host
 
 ROOM = 64
 """Tokens that a new cache level holds at least; below, another program costs more than it saves."""

@@ -9,12 +9,12 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
-from malt_jax.llama.levels import Level
-from malt_jax.llama.model import Llama, Params
-from malt_jax.pods.sharding import batch_shards, place
+from malt_jax.model.levels import Level
+from malt_jax.model.llama import Llama, Params
 from malt_jax.sampling.cache import pad_segments, prefill
 from malt_jax.sampling.decode import Completions, DecodeState, decode, node_keys
-from malt_jax.sampling.filters import Filters
+from malt_jax.sampling.token import Filters
+from malt_jax.sharding.rules import batch_shards, place
 
 Segments = Sequence[Sequence[int]]
 """Token ids of every node of one level, in row-major order of its leading axes."""

@@ -14,12 +14,12 @@ import pytest
 from upath import UPath
 
 from malt_jax.config import Config, load_config
+from malt_jax.distributed.processes import ALONE
 from malt_jax.errors import UserError
-from malt_jax.pods.processes import ALONE
+from malt_jax.files import files_below, location, names_in, remove_tree, write_atomically
 from malt_jax.runs import lock
 from malt_jax.runs.checkpoints import is_saved, restore_tree, save_tree
 from malt_jax.runs.directory import CONFIG_FILE, MANIFEST, RunDirectory, open_run
-from malt_jax.runs.files import files_below, location, names_in, remove_tree, write_atomically
 from malt_jax.runs.lock import LOCK_FILE
 from malt_jax.runs.metrics import METRICS_FILE, TENSORBOARD, Metrics
 from malt_jax.runs.training_state import TrainingState

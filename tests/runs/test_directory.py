@@ -11,8 +11,8 @@ import pytest
 
 from malt_jax.config import Config, load_config
 from malt_jax.errors import UserError
+from malt_jax.files import write_atomically
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
-from malt_jax.runs.files import write_atomically
 
 
 @pytest.mark.parametrize("content", ["grüße\n", b"\x00\xff"])

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from malt_jax.config import Config, ProcessesConfig, load_config
+from malt_jax.distributed.channel import Member, meet
+from malt_jax.distributed.processes import Processes
 from malt_jax.errors import ProcessLost, UserError
-from malt_jax.pods.channel import Member, meet
-from malt_jax.pods.processes import Processes
 from malt_jax.runs import directory
 from malt_jax.runs.agreement import require_fit, start_facts
 from malt_jax.runs.directory import MANIFEST, RunDirectory, open_run
 from malt_jax.runs.metrics import METRICS_FILE, Metrics
 from malt_jax.tasks.base import Question
-from tests.pods.several import free_port
+from tests.distributed.several import free_port
 
 CONFIG = Config()
 

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import pytest
 
 from malt_jax.config import Config, ProcessesConfig, SftConfig
+from malt_jax.distributed.processes import ALONE, together
 from malt_jax.errors import Stopped, UserError
-from malt_jax.learning.fit import StepMetrics, Trained
-from malt_jax.learning.policy import Policy
-from malt_jax.learning.sft import train_sft
-from malt_jax.llama.model import Llama, Params, init_params
-from malt_jax.pods.processes import ALONE, together
+from malt_jax.model.llama import Llama, Params, init_params
 from malt_jax.runs.directory import RunDirectory, open_run
 from malt_jax.runs.training_state import TrainingState
-from tests.learning.small import LLAMA, random_examples, same_bits
+from malt_jax.training.loop import StepMetrics, Trained
+from malt_jax.training.policy import Policy
+from malt_jax.training.sft import train_sft
+from tests.training.small import LLAMA, random_examples, same_bits
 
 SFT = SftConfig(learning_rate=3e-2, batch_size=4, epochs=3, warmup_steps=2)
 EXAMPLES = random_examples(8, completions=1)

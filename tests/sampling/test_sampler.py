@@ -7,10 +7,10 @@ import pytest
 
 from malt_jax.sampling.cache import bucket, pad_segments, prefill
 from malt_jax.sampling.decode import Completions, Finish, decode_chunk, node_keys
-from malt_jax.sampling.filters import Filters
-from malt_jax.sampling.naive import decode_naively
 from malt_jax.sampling.sampler import Sampler, prompt_rows
-from tests.llama.small import small_model
+from malt_jax.sampling.token import Filters
+from tests.model.small import small_model
+from tests.sampling.naive import decode_naively
 
 STOPS = (7, 11, 13, 17, 19)
 BRANCHING = (2, 2, 3)

@@ -4,7 +4,7 @@ import pytest
 
 from malt_jax.config import PipelineConfig, TaskConfig
 from malt_jax.errors import UserError
-from malt_jax.roles import load_pipeline
+from malt_jax.malt.roles import load_pipeline
 from malt_jax.tasks import create
 from malt_jax.tasks.arithmetic import LARGEST_VALUE, ArithmeticTask, Problem, Step
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from malt_jax import solve, tasks
+from malt_jax.checkpoints.checkpoint import load_checkpoint_tokenizer
+from malt_jax.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from malt_jax.config import PipelineConfig, load_config
 from malt_jax.errors import UserError
-from malt_jax.llama.checkpoint import load_checkpoint_tokenizer
-from malt_jax.llama.tokenizer import Tokenizer, load_tokenizer
-from malt_jax.roles import load_pipeline
+from malt_jax.malt.roles import load_pipeline
 from malt_jax.tasks.base import PROMPTS
 
 QUESTION = "Tom has 12 eggs. He buys 7 more. How many eggs does Tom have now?"

@@ -1,0 +1,292 @@
+"""Text to token ids and back, chat templates, and the ids that end a completion."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import tokenizers
+
+# Only transformers' tokenizers are used, so its advice to install PyTorch would mislead.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+from transformers import PreTrainedTokenizerFast
+
+from malt_jax.checkpoints.vocabularies import read_tokenizer_model
+from malt_jax.errors import UserError
+
+# Used when a checkpoint has a vocabulary but no chat template. They write the turns as the models
+# were trained on them, without any system prompt of their own.
+_CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_LLAMA3 = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{ message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+    "{% endif %}"
+)
+_LLAMA2 = (
+    "{% set turns = namespace(system='') %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}"
+    "{% set turns.system = '<<SYS>>\n' + message['content'] | trim + '\n<</SYS>>\n\n' %}"
+    "{% elif message['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + turns.system + message['content'] | trim + ' [/INST]' }}"
+    "{% set turns.system = '' %}"
+    "{% else %}"
+    "{{ ' ' + message['content'] | trim + ' ' + eos_token }}"
+    "{% endif %}"
+    "{% endfor %}"
+)
+
+# Llama 3.2's template prints the day it is rendered on; a prompt must not change overnight.
+_DATE_STRING = "26 Jul 2024"
+
+
+class Tokenizer:
+    """Token ids of a checkpoint's vocabulary.
+
+    Attributes:
+        vocab_size: highest token id plus one; a model's embedding may have more rows.
+        bos_id:     id of the beginning-of-sequence token, or None.
+        stop_ids:   ids that end a completion, ascending.
+    """
+
+    vocab_size: int
+    bos_id: int | None
+    stop_ids: tuple[int, ...]
+
+    def __init__(
+        self,
+        vocabulary: tokenizers.Tokenizer,
+        *,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        chat_template: str | None = None,
+        eos_ids: Sequence[int] = (),
+        origin: str = "tokenizer",
+    ) -> None:
+        """vocabulary: its truncation and padding are switched off.
+        chat_template:  a Jinja template; None takes the default of the vocabulary's family.
+        eos_ids:        end-of-sequence ids that the model's files state; without any, eos_token.
+
+        Raises UserError when bos_token or eos_token is not in the vocabulary.
+        """
+        ids = vocabulary.get_vocab(with_added_tokens=True)
+        for field, token in (("bos_token", bos_token), ("eos_token", eos_token)):
+            if token is not None and token not in ids:
+                raise UserError(f"{origin}: the {field} {token!r} is not in the vocabulary")
+        vocabulary.no_truncation()
+        vocabulary.no_padding()
+        self._origin = origin
+        self._fast = PreTrainedTokenizerFast(
+            tokenizer_object=vocabulary,
+            bos_token=bos_token,
+            eos_token=eos_token,
+            chat_template=chat_template or _default_template(ids),
+            clean_up_tokenization_spaces=False,
+        )
+        self.vocab_size = max(ids.values()) + 1
+        self.bos_id = None if bos_token is None else ids[bos_token]
+        if not eos_ids and eos_token is not None:
+            eos_ids = (ids[eos_token],)
+        self.stop_ids = tuple(sorted({*eos_ids, *self._end_of_turn()}))
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._fast.chat_template
+
+    def __contains__(self, token_id: int) -> bool:
+        return self._fast.backend_tokenizer.id_to_token(token_id) is not None
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of control tokens: what `decode` leaves out and plain `encode` never gives."""
+        added = self._fast.added_tokens_decoder
+        return frozenset(index for index, token in added.items() if token.special)
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of a text. Never adds tokens for the beginning or the end.
+
+        special: the names of control tokens stand for these tokens, as in a rendered template.
+            Otherwise they are ordinary text, so that nobody's text can end a turn.
+        """
+        backend = self._fast.backend_tokenizer
+        backend.encode_special_tokens = not special
+        return backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without control tokens and without ids outside the vocabulary."""
+        return self._fast.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def render(self, messages: list[dict[str, str]], *, generation_prompt: bool = True) -> str:
+        """A conversation as text, by the checkpoint's chat template, sandboxed.
+
+        messages: {"role": "system" | "user" | "assistant", "content": text}, in order.
+        generation_prompt: end with the header of the assistant's next turn.
+
+        Raises UserError when there is no template, or when it refuses the messages.
+        """
+        if self._fast.chat_template is None:
+            raise UserError(
+                f"{self._origin}: no chat template, and the vocabulary is of no family with a"
+                " default; put a chat_template.jinja beside the tokenizer"
+            )
+        try:
+            text = self._fast.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                date_string=_DATE_STRING,
+            )
+        except jinja2.TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise UserError(
+                f"{self._origin}: the chat template fails for turns of {roles}: {error}"
+            ) from error
+        return str(text)
+
+    def save(self, directory: Path) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, the chat template inside the latter."""
+        self._fast.save_pretrained(directory, save_jinja_files=False)
+        path = directory / "tokenizer_config.json"
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        # Readable by every version of transformers, unlike the class name that version 5 writes.
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+
+    def _end_of_turn(self) -> set[int]:
+        """The control token that the chat template puts behind an assistant's answer, if any."""
+        if self._fast.chat_template is None:
+            return set()
+        answer = "answer"
+        turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": answer}]
+        try:
+            text = self.render(turns, generation_prompt=False)
+        except UserError:
+            return set()
+        behind = self.encode(text.rpartition(answer)[2].lstrip(), special=True)
+        return set(behind[:1]) & self.special_ids
+
+
+def load_tokenizer(path: Path, *, eos_ids: Sequence[int] = ()) -> Tokenizer:
+    """Reads the tokenizer of a Hugging Face directory, or of one of its tokenizer files.
+
+    path: a directory with tokenizer.json or tokenizer.model (sentencepiece, or Llama 3's ranks),
+        or such a file; tokenizer_config.json and chat_template.jinja beside it are read as well.
+
+    Raises UserError, naming the file, when something is missing or broken.
+    """
+    file = _tokenizer_file(path)
+    settings = _read_settings(file.parent / "tokenizer_config.json")
+    if file.suffix == ".model":
+        vocabulary = read_tokenizer_model(file)
+        _add_listed_tokens(vocabulary, settings, file)
+    else:
+        vocabulary = _read_tokenizer_json(file)
+    ids = vocabulary.get_vocab(with_added_tokens=True)
+    defaults = _default_tokens(ids) if file.suffix == ".model" else {}
+    return Tokenizer(
+        vocabulary,
+        bos_token=_token_text(settings.get("bos_token", defaults.get("bos_token"))),
+        eos_token=_token_text(settings.get("eos_token", defaults.get("eos_token"))),
+        chat_template=_read_template(file.parent, settings),
+        eos_ids=eos_ids,
+        origin=str(file),
+    )
+
+
+def _tokenizer_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (path / name).is_file():
+            return path / name
+    raise UserError(
+        f"{path}: no tokenizer here; expected tokenizer.json or tokenizer.model. Name another"
+        " checkpoint's with model.tokenizer=PATH"
+    )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return settings
+
+
+def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise UserError(f"{path}: not a readable tokenizer.json: {error}") from error
+
+
+def _read_template(directory: Path, settings: dict[str, Any]) -> str | None:
+    """chat_template.jinja, else the template (or the one named "default") in the settings."""
+    file = directory / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        return named.get("default")
+    return template
+
+
+def _token_text(token: str | dict[str, Any] | None) -> str | None:
+    """tokenizer_config.json writes a token as its text or as an object with its properties."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _add_listed_tokens(
+    vocabulary: tokenizers.Tokenizer, settings: dict[str, Any], file: Path
+) -> None:
+    """Adds tokens that only tokenizer_config.json lists; a tokenizer.model cannot hold them."""
+    listed = settings.get("added_tokens_decoder", {})
+    for index, token in sorted((int(index), token) for index, token in listed.items()):
+        text, special = token["content"], bool(token.get("special"))
+        vocabulary.add_tokens([tokenizers.AddedToken(text, special=special, normalized=False)])
+        if vocabulary.token_to_id(text) != index:
+            raise UserError(
+                f"{file}: tokenizer_config.json gives {text!r} the id {index}, but the vocabulary"
+                f" gives it {vocabulary.token_to_id(text)}"
+            )
+
+
+def _default_tokens(ids: dict[str, int]) -> dict[str, str]:
+    """First and last token of the families that ship a bare tokenizer.model."""
+    for bos, eos in (("<|begin_of_text|>", "<|end_of_text|>"), ("<s>", "</s>")):
+        if bos in ids and eos in ids:
+            return {"bos_token": bos, "eos_token": eos}
+    return {}
+
+
+def _default_template(ids: dict[str, int]) -> str | None:
+    if "<|start_header_id|>" in ids and "<|eot_id|>" in ids:
+        return _LLAMA3
+    if "<|im_start|>" in ids and "<|im_end|>" in ids:
+        return _CHATML
+    if "<s>" in ids and "</s>" in ids:
+        return _LLAMA2
+    return None

@@ -1,0 +1,186 @@
+"""The parameter tree by tensor name: reading it tensor by tensor, and taking it apart again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from malt_jax.errors import UserError
+from malt_jax.model.config import LlamaConfig
+from malt_jax.model.llama import Llama, Params, abstract_variables, logical_axes
+from malt_jax.sharding.rules import shardings, to_host
+
+_ATTENTION = {name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")}
+_MLP = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
+_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+
+# Buffers that old files hold although they follow from the configuration.
+_DERIVED = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|attn\.bias$")
+
+_LISTED = 20  # names in an error message before it says "and N more"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of the parameter tree and the tensors of a checkpoint it is made of."""
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+    """Hugging Face's tensor names: one, or one per layer for an array stacked over layers."""
+    stacked: bool
+    axes: P
+    """Logical names of its axes."""
+
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        return self.shape[1:] if self.stacked else self.shape
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """Tensors of a checkpoint by Hugging Face's names, read one at a time.
+
+    read returns an array of any float dtype; it may share memory with the file.
+    """
+
+    origin: str
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+
+def leaves(config: LlamaConfig) -> list[Leaf]:
+    """Every array of the model's parameter tree, with the names of its tensors."""
+    tree = flatten_dict(nn.unbox(abstract_variables(Llama(config))["params"]))
+    axes = flatten_dict(logical_axes(Llama(config))["params"])
+    return [
+        Leaf(path, array.shape, _tensor_names(path, config), path[0] == "layers", axes[path])
+        for path, array in tree.items()
+    ]
+
+
+def assemble(
+    source: TensorSource, config: LlamaConfig, dtype: Any, mesh: Mesh | None = None
+) -> Params:
+    """Builds the parameter tree from a checkpoint's tensors, cast to `dtype`, in its shards.
+
+    Holds this process's part of the finished arrays and of the array under construction, and one
+    tensor; never the whole checkpoint twice.
+
+    Raises one UserError that lists every tensor that is missing, surplus or misshaped, and one for
+    a tensor whose numbers are not floats.
+    """
+    expected = leaves(config)
+    _check_names_and_shapes(source, expected, config)
+    dtype = jnp.dtype(dtype)
+    where: Sharding = SingleDeviceSharding(jax.local_devices()[0])
+    tree = {}
+    for leaf in expected:
+        if mesh is not None:
+            where = shardings(mesh, leaf.axes)
+        tree[leaf.path] = _assemble_leaf(source, leaf, dtype, where)
+    return unflatten_dict(tree)
+
+
+def _assemble_leaf(source: TensorSource, leaf: Leaf, dtype: Any, where: Sharding) -> Array:
+    """One array of the tree; every tensor is read once, whatever the number of its shards here."""
+
+    def bounds(index: Any) -> tuple[tuple[int, int, int], ...]:
+        return tuple(part.indices(size) for part, size in zip(index, leaf.shape, strict=True))
+
+    # Copies on several devices share their host memory.
+    indices = where.addressable_devices_indices_map(leaf.shape).values()
+    parts = {bounds(index): index for index in indices if index is not None}
+    shapes = {key: [stop - start for start, stop, _ in key] for key in parts}
+    host = {key: np.empty(shape, dtype) for key, shape in shapes.items()}
+    for layer, name in enumerate(leaf.names):
+        tensor = _as_float(source, name)
+        for key, index in parts.items():
+            if leaf.stacked:
+                host[key][layer] = tensor[index[1:]]
+            else:
+                host[key][...] = tensor[index]
+    return jax.make_array_from_callback(leaf.shape, where, lambda index: host[bounds(index)])
+
+
+def disassemble(params: Params, config: LlamaConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a parameter tree under Hugging Face's names, one at a time, layer by layer."""
+    arrays = flatten_dict(params)
+    order = leaves(config)
+    for leaf in order:
+        if not leaf.stacked:
+            yield leaf.names[0], to_host(arrays[leaf.path])
+    for layer in range(config.num_layers):
+        for leaf in order:
+            if leaf.stacked:
+                yield leaf.names[layer], to_host(arrays[leaf.path][layer])
+
+
+def _tensor_names(path: tuple[str, ...], config: LlamaConfig) -> tuple[str, ...]:
+    match path:
+        case ("embed", "embedding"):
+            return ("model.embed_tokens.weight",)
+        case ("norm", "scale"):
+            return ("model.norm.weight",)
+        case ("head", "kernel"):
+            return ("lm_head.weight",)
+        case ("layers", "attention", name, kind):
+            suffix = _ATTENTION[name] + (".bias" if kind == "bias" else ".weight")
+        case ("layers", "mlp", name, "kernel"):
+            suffix = _MLP[name] + ".weight"
+        case ("layers", name, "scale"):
+            suffix = _NORMS[name] + ".weight"
+        case _:
+            raise ValueError(f"no tensor name for the parameter {'/'.join(path)}")
+    return tuple(f"model.layers.{layer}.{suffix}" for layer in range(config.num_layers))
+
+
+def _check_names_and_shapes(
+    source: TensorSource, expected: list[Leaf], config: LlamaConfig
+) -> None:
+    wanted = {name: leaf.tensor_shape for leaf in expected for name in leaf.names}
+    missing = [name for name in wanted if name not in source.shapes]
+    surplus = [
+        name for name in source.shapes if name not in wanted and not _is_harmless(name, config)
+    ]
+    misshaped = [
+        f"{name} (is {list(source.shapes[name])}, should be {list(shape)})"
+        for name, shape in wanted.items()
+        if name in source.shapes and tuple(source.shapes[name]) != shape
+    ]
+    problems = [("missing", missing), ("surplus", surplus), ("of another shape", misshaped)]
+    if any(names for _, names in problems):
+        lines = [f"{source.origin}: the tensors do not fit the configuration"]
+        lines += [f"  {kind}: {_listing(names)}" for kind, names in problems if names]
+        raise UserError("\n".join(lines))
+
+
+def _is_harmless(name: str, config: LlamaConfig) -> bool:
+    tied_head = config.tie_embeddings and name == "lm_head.weight"
+    return tied_head or _DERIVED.search(name) is not None
+
+
+def _listing(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _as_float(source: TensorSource, name: str) -> np.ndarray:
+    tensor = source.read(name)
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise UserError(
+            f"{source.origin}: {name} holds {tensor.dtype}, not a float type; quantised checkpoints"
+            " are read in GGUF form only"
+        )
+    return tensor

@@ -1,0 +1,1 @@
+"""The method: roles, prompts, the reasoning tree, credit and rounds of training."""

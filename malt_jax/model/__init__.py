@@ -1,0 +1,1 @@
+"""The Llama decoder in Flax, its LoRA adapters and its cache levels."""

@@ -1,0 +1,138 @@
+"""Linear layers with an optional low-rank adapter (LoRA, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, UInt32
+
+from malt_jax.config import LoraConfig
+from malt_jax.sharding.rules import constrain, gathered
+
+
+def parameter(
+    module: nn.Module, name: str, initial: Any, axes: tuple[str, ...], shape: Any, dtype: Any
+) -> Array:
+    """A parameter of a module with the logical names of its axes."""
+    value: Any = module.param(name, nn.with_logical_partitioning(initial, axes), shape, dtype)
+    return value
+
+
+def _adapter_matrix(
+    module: nn.Module, name: str, initial: Any, axes: tuple[str, ...], shape: tuple[int, int]
+) -> Array:
+    boxed = nn.with_logical_partitioning(initial, axes)
+    value: Any = module.variable("adapter", name, boxed, shape).value
+    return value
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b, plus (alpha / rank) · dropout(x) Aᵀ Bᵀ where this layer is a target of LoRA.
+
+    The kernel is [out, in], as in Hugging Face files; so are A [R, in] and B [out, R] (PEFT's
+    layout). The adapter lives in a variable collection of its own, "adapter", so that it can be
+    exchanged and trained without touching the base. Dropout acts iff a "dropout" key is given.
+    """
+
+    features: int
+    axes: tuple[str, str]
+    """Logical names of the kernel's axes (out, in)."""
+    dtype: Any
+    use_bias: bool = False
+    lora: LoraConfig | None = None
+    mesh: Mesh | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*N T in"]) -> Float[Array, "*N T out"]:
+        width = x.shape[-1]
+        initial = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
+        shape = (self.features, width)
+        kernel = parameter(self, "kernel", initial, self.axes, shape, self.dtype)
+        kernel = gathered(self.mesh, kernel, P(*self.axes))
+        y = _product(x, kernel.astype(self.dtype))
+        if self.use_bias:
+            zeros = nn.initializers.zeros
+            bias = parameter(self, "bias", zeros, self.axes[:1], shape[:1], self.dtype)
+            y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+        if self.lora is not None and self.name in self.lora.targets:
+            y = y + self._low_rank(x, self.lora)
+        # The model's width stays whole in activations: "fsdp" splits their batch instead.
+        features = None if self.axes[0] == "embed" else self.axes[0]
+        return constrain(self.mesh, y, activation_axes(y.ndim, features))
+
+    def _low_rank(self, x: Float[Array, "*N T in"], lora: LoraConfig) -> Float[Array, "*N T out"]:
+        out_axis, in_axis = self.axes
+
+        # A is uniform in ±1/sqrt(in), as in PEFT; B is zero, so a new adapter changes nothing.
+        def initial_a(shape: tuple[int, int]) -> Array:
+            bound = shape[1] ** -0.5
+            key = self.make_rng("params")
+            return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
+
+        a = _adapter_matrix(self, "a", initial_a, ("rank", in_axis), (lora.rank, x.shape[-1]))
+        b = _adapter_matrix(self, "b", jnp.zeros, (out_axis, "rank"), (self.features, lora.rank))
+        if self.has_rng("dropout") and lora.dropout > 0:
+            x = dropout(x, lora.dropout, self.make_rng("dropout"))
+        a = gathered(self.mesh, a, P("rank", in_axis))
+        b = gathered(self.mesh, b, P(out_axis, "rank"))
+        low = _product(x, a.astype(self.dtype))
+        return _product(low, b.astype(self.dtype)) * jnp.asarray(lora.scale, self.dtype)
+
+
+def activation_axes(rank: int, features: str | None = None) -> P:
+    """Logical axes of an activation [*N, T, features]; without *N it belongs to every question."""
+    return P("batch" if rank > 2 else None, *[None] * (rank - 2), features)
+
+
+def dropout(x: Float[Array, "*B in"], rate: float, key: Array) -> Float[Array, "*B in"]:
+    """x with a share `rate` of its elements zeroed and the others divided by 1 - rate.
+
+    An element's fate is a hash of its index and of the key: the integer mixer "lowbias32"
+    (https://github.com/skeeto/hash-prospector), once for each word of the key. JAX's own generator
+    would need several times the operations for quality that dropout has no use for, and on a TPU
+    minutes of compilation. Like it, this does not depend on how x is split over devices.
+    """
+    index = jnp.zeros(x.shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(x.ndim)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride)
+        stride = stride * x.shape[axis] % 2**32
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    hashed = _mix(_mix(index ^ first) ^ second)
+    kept = hashed >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def _mix(x: UInt32[Array, "*B"]) -> UInt32[Array, "*B"]:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def _product(x: Float[Array, "*B in"], kernel: Float[Array, "out in"]) -> Float[Array, "*B out"]:
+    return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))
+
+
+def merge_adapter(
+    params: dict[str, Any], adapter: dict[str, Any], lora: LoraConfig
+) -> dict[str, Any]:
+    """A copy of the base weights with the adapter's products added to the targeted kernels.
+
+    The sum is formed in float32 and rounded once to the kernel's dtype. Both arguments stay as they
+    are: adding to and subtracting from low-precision weights in place would not restore them.
+    """
+    merged = dict(params)
+    for name, child in adapter.items():
+        if "a" in child:
+            kernel = params[name]["kernel"]
+            update = lora.scale * jnp.einsum("lor,lri->loi", child["b"], child["a"])
+            total = kernel.astype(jnp.float32) + update
+            merged[name] = {**params[name], "kernel": total.astype(kernel.dtype)}
+        else:
+            merged[name] = merge_adapter(params[name], child, lora)
+    return merged

@@ -1,0 +1,1 @@
+"""What a run needs, from programs compiled for devices that are absent."""

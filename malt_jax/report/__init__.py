@@ -1,0 +1,1 @@
+"""results.json as tables and plots."""

@@ -1,0 +1,1 @@
+"""Training of one role: batches, objectives, the update and the loop."""

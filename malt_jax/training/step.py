@@ -1,0 +1,208 @@
+"""One update of a role's weights, as a pure function of state, batch and key."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import ClassVar, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from malt_jax.config import DpoConfig, SftConfig
+from malt_jax.model.llama import Params
+from malt_jax.sharding.rules import constrain
+from malt_jax.training import losses
+from malt_jax.training.batches import Batch
+from malt_jax.training.losses import TokenScores
+from malt_jax.training.optimizer import learning_rate, optimizer
+from malt_jax.training.policy import Policy
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that an update changes."""
+
+    step: Int[Array, ""]
+    """Updates made so far."""
+    trainable: Params
+    optimizer: optax.OptState
+
+
+def init_state(trainable: Params, config: SftConfig | DpoConfig) -> TrainState:
+    """A state at step 0 with a copy of `trainable`, because steps donate their state."""
+    trainable = jax.tree.map(lambda x: jnp.array(x, copy=True), trainable)
+    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer(config).init(trainable))
+
+
+def state_axes(policy: Policy, config: SftConfig | DpoConfig) -> TrainState:
+    """The logical axes of every array of a state: Adam's moments lie as the weights they are of."""
+    shapes = jax.eval_shape(partial(init_state, config=config), policy.like())
+    axes: TrainState = optax.tree.map_params(
+        optimizer(config),
+        lambda _, axes: axes,
+        shapes.optimizer,
+        policy.axes,
+        transform_non_params=lambda _: P(),
+    )
+    return TrainState(P(), policy.axes, axes)  # type: ignore[arg-type]
+
+
+class Objective(Protocol):
+    """A loss in the form that adds up over micro-batches: sums, and what to divide them by."""
+
+    dropout: ClassVar[bool]
+    """Whether LoRA's dropout acts in training."""
+
+    def count(self, batch: Batch) -> Float[Array, ""]:
+        """Size of a batch in the unit that the loss is a mean over."""
+
+    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
+        """ "loss" and other metrics, summed over that unit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SftObjective:
+    """Mean negative log-probability of the completion tokens: each token of the batch weighs the
+    same, whatever the length of its completion (as in TRL)."""
+
+    dropout: ClassVar[bool] = True
+
+    def count(self, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(_mask(batch).astype(jnp.float32))
+
+    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
+        mask = _mask(batch)
+
+        def total(x: Array) -> Float[Array, ""]:
+            return jnp.sum(jnp.where(mask, x.astype(jnp.float32), 0.0))
+
+        return {
+            "loss": -total(scores.logps),
+            "entropy": total(scores.entropies),
+            "mean_token_accuracy": total(scores.correct),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class DpoObjective:
+    """Mean DPO loss of the batch's pairs, plus `nll_weight` times the negative log-probability per
+    token of the chosen completion (arXiv 2404.19733, eq. 1; TRL, as `rpo_alpha`, takes the mean
+    over the tokens of the batch instead).
+
+    Dropout does not act, as by default in TRL: policy and reference differ by training alone.
+    """
+
+    beta: float
+    label_smoothing: float
+    nll_weight: float
+    dropout: ClassVar[bool] = False
+
+    def count(self, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(batch.weights)
+
+    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
+        if batch.reference_logps is None:
+            raise ValueError("DPO needs the reference's log-probabilities of the batch")
+        logps = sum_logps(scores, batch)
+        pair_losses = losses.dpo_losses(
+            logps, batch.reference_logps, beta=self.beta, label_smoothing=self.label_smoothing
+        )
+        nll = -logps[:, 0] / jnp.maximum(batch.lengths[:, 0], 1).astype(jnp.float32)
+        rewards = losses.implicit_rewards(logps, batch.reference_logps, self.beta)
+        chosen, rejected = rewards[:, 0], rewards[:, 1]
+
+        def total(x: Float[Array, " B"]) -> Float[Array, ""]:
+            return jnp.sum(batch.weights * x)
+
+        return {
+            "loss": total(pair_losses + self.nll_weight * nll),
+            "nll_loss": total(nll),
+            "rewards/chosen": total(chosen),
+            "rewards/rejected": total(rejected),
+            "rewards/margins": total(chosen - rejected),
+            "rewards/accuracies": total((chosen > rejected).astype(jnp.float32)),
+            "logps/chosen": total(logps[:, 0]),
+            "logps/rejected": total(logps[:, 1]),
+        }
+
+
+def sum_logps(scores: TokenScores, batch: Batch) -> Float[Array, "B N"]:
+    """Log-probability of each completion: the sum over its tokens."""
+    return jnp.sum(jnp.where(_mask(batch), scores.logps, 0.0), axis=-1)
+
+
+def _mask(batch: Batch) -> Array:
+    """Which of [B, N, C] are tokens of a completion, by length; padding rows have length 0."""
+    shape = batch.targets.shape
+    return jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) < batch.lengths[..., None]
+
+
+@partial(jax.jit, static_argnames=("policy", "objective", "config"), donate_argnames=("state",))
+def train_step(
+    policy: Policy,
+    objective: Objective,
+    config: SftConfig | DpoConfig,
+    state: TrainState,
+    base: Params,
+    batch: Batch,
+    total_steps: Int[Array, ""],
+    key: Array,
+) -> tuple[TrainState, Metrics]:
+    """One AdamW update with the batch's mean gradient.
+
+    The batch is cut into micro-batches of `config.micro_batch_size` rows whose gradients are added,
+    weighted as in the whole batch. `total_steps` only sets the learning rate, and `key` is folded
+    with the step, so one compiled program serves every role and stage of the same shapes.
+
+    Donates `state`. Returns the new state and the metrics of the batch before the update, with
+    "grad_norm" (before clipping) and "learning_rate".
+    """
+    mesh = policy.model.mesh
+    rows = batch.weights.shape[0]
+    micro = config.micro_batch_size or rows
+    pieces = jax.tree.map(
+        lambda x: x.reshape(rows // micro, micro, *x.shape[1:]), batch.replace(prefix=None)
+    )
+    pieces = constrain(mesh, pieces, P(None, "batch"))
+    keys = jax.random.split(jax.random.fold_in(key, state.step), rows // micro)
+    count = objective.count(batch)
+
+    def loss_of(trainable: Params, piece: Batch, key: Array) -> tuple[Array, Metrics]:
+        piece = piece.replace(prefix=batch.prefix)
+        scores = policy.score(base, trainable, piece, key if objective.dropout else None)
+        sums = objective.sums(scores, piece)
+        return sums["loss"] / count, sums
+
+    def add_piece(
+        total: tuple[Params, Metrics], piece: tuple[Batch, Array]
+    ) -> tuple[tuple[Params, Metrics], None]:
+        added = jax.tree.map(jnp.add, total, gradient(state.trainable, *piece))
+        return constrain(mesh, added, (policy.axes, P())), None
+
+    gradient = jax.grad(loss_of, has_aux=True)
+    first = jax.tree.map(lambda x: x[0], (pieces, keys))
+    shapes = jax.eval_shape(gradient, state.trainable, *first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (grads, sums), _ = jax.lax.scan(add_piece, zeros, (pieces, keys))
+
+    updates, optimizer_state = optimizer(config).update(grads, state.optimizer, state.trainable)
+    rate = learning_rate(state.step, total_steps, config)
+    trainable = jax.tree.map(lambda x, u: x - rate * u, state.trainable, updates)
+    metrics = {name: value / count for name, value in sums.items()}
+    metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
+    state = TrainState(state.step + 1, trainable, optimizer_state)
+    return constrain(mesh, state, state_axes(policy, config)), constrain(mesh, metrics, P())
+
+
+@partial(jax.jit, static_argnames=("policy",))
+def completion_logps(
+    policy: Policy, base: Params, trainable: Params, batch: Batch
+) -> Float[Array, "B N"]:
+    """Log-probability of each completion, without dropout."""
+    return sum_logps(policy.score(base, trainable, batch), batch)

@@ -1,0 +1,74 @@
+"""Attention over levels against a plain softmax over the concatenated sequence."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from malt_jax.model.attention import Segment, attend
+
+KV_HEADS, GROUP, WIDTH, TIME = 2, 3, 8, 5
+
+
+def reference(queries, keys, values, context):
+    """One node's attention, head by head, in float64: `context` are (keys, values) before it."""
+    past_keys = np.concatenate([k for k, _ in context] + [keys], axis=-1)
+    past_values = np.concatenate([v for _, v in context] + [values], axis=-2)
+    before = past_keys.shape[-1] - TIME
+    out = np.zeros(queries.shape)
+    for t, kv, g in np.ndindex(TIME, KV_HEADS, GROUP):
+        seen = before + t + 1
+        logits = queries[t, kv, g] @ past_keys[kv, :, :seen] / np.sqrt(WIDTH)
+        weights = np.exp(logits - logits.max())
+        out[t, kv, g] = weights @ past_values[kv, :seen] / weights.sum()
+    return out
+
+
+@pytest.mark.parametrize("lengths", ["ragged", "empty ancestors"])
+def test_merged_softmaxes_equal_one_softmax(lengths: str) -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(2,), (2, 3), (2, 3, 2)]
+    sizes = [7, 4, 6]
+
+    def normal(*shape):
+        return rng.normal(size=shape)
+
+    segments = []
+    for shape, size in zip(shapes, sizes, strict=True):
+        length = rng.integers(1, size + 1, shape)
+        if lengths == "empty ancestors":
+            length[:, ...] = 0 if len(shape) == 2 else length
+        segments.append(
+            Segment(
+                normal(*shape, KV_HEADS, WIDTH, size), normal(*shape, KV_HEADS, size, WIDTH), length
+            )
+        )
+    leading = (2, 3, 2, 3)
+    queries = normal(*leading, TIME, KV_HEADS, GROUP, WIDTH)
+    keys = normal(*leading, KV_HEADS, WIDTH, TIME)
+    values = normal(*leading, KV_HEADS, TIME, WIDTH)
+
+    float32 = [jax.tree.map(lambda x: jnp.asarray(x, _kind(x)), s) for s in segments]
+    got = jax.jit(attend)(*(jnp.asarray(x, jnp.float32) for x in (queries, keys, values)), float32)
+    for node in itertools.product(*map(range, leading)):
+        context = []
+        for segment in segments:
+            place = node[: segment.lengths.ndim]
+            valid = segment.lengths[place]
+            context.append((segment.keys[place][..., :valid], segment.values[place][:, :valid]))
+        want = reference(queries[node], keys[node], values[node], context)
+        np.testing.assert_allclose(got[node], want, atol=2e-6)
+
+
+def _kind(x: np.ndarray) -> type:
+    return jnp.int32 if x.dtype.kind == "i" else jnp.float32
+
+
+def test_large_logits_do_not_overflow() -> None:
+    ones = jnp.ones((1, 2, KV_HEADS, GROUP, WIDTH), jnp.float32)
+    keys = 1e4 * jnp.ones((1, KV_HEADS, WIDTH, 2), jnp.float32)
+    values = jnp.ones((1, KV_HEADS, 2, WIDTH), jnp.float32)
+    ancestor = Segment(-keys, 2 * values, jnp.array([2]))
+    np.testing.assert_allclose(jax.jit(attend)(ones, keys, values, [ancestor]), 1.0)

@@ -1,0 +1,181 @@
+"""`python -m tests.sharding.eight_devices FILE`: samples and trains a small Llama on meshes of
+eight fake CPU devices, and writes what came out. The devices have to be there before JAX starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+MESHES = {"data": (8, 1, 1), "all": (2, 2, 2)}
+"""Sizes of (data, fsdp, tensor), in words."""
+
+QUESTIONS, ROWS = 6, 11
+BRANCHES = 2
+LEARNING_RATE = 1e-2
+FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    # Compiling takes nearly all of the time.
+    "--xla_backend_optimization_level=0",
+)
+STOPS = tuple(range(0, 300, 12))
+
+
+def outcomes(mesh: Any) -> dict[str, np.ndarray]:
+    """Completions of a tree and an adapter after SFT and after DPO."""
+    import jax
+
+    from malt_jax.config import DpoConfig, LoraConfig, SftConfig
+    from malt_jax.model.llama import Llama, init_params
+    from malt_jax.sampling.sampler import Sampler
+    from malt_jax.sampling.token import Filters
+    from malt_jax.sharding.rules import place, to_host
+    from malt_jax.training.batches import Example
+    from malt_jax.training.dpo import train_dpo
+    from malt_jax.training.policy import Policy
+    from malt_jax.training.sft import train_sft
+    from tests.model.small import CONFIG, nonzero_adapter
+
+    config = dataclasses.replace(CONFIG, vocab_size=304)
+    model = Llama(config, LoraConfig(rank=4, dropout=0.0), mesh=mesh)
+    base = init_params(model, jax.random.key(1))
+    policy = Policy(model, "lora")
+
+    generator = np.random.default_rng(0)
+
+    def tokens() -> list[int]:
+        return generator.integers(20, 300, generator.integers(3, 16)).tolist()
+
+    def examples(completions: int) -> list[Example]:
+        return [Example(tokens(), tuple(tokens() for _ in range(completions))) for _ in range(ROWS)]
+
+    start = policy.init(base, jax.random.key(2))
+    sft = SftConfig(learning_rate=LEARNING_RATE, batch_size=8, epochs=2, warmup_steps=0)
+    first = train_sft(policy, base, start, examples(1), sft, seed=0)
+    dpo = DpoConfig(learning_rate=LEARNING_RATE, batch_size=8, epochs=1, warmup_steps=0)
+    second = train_dpo(policy, base, first.trainable, examples(2), dpo, seed=0)
+
+    levels = [[tokens()], [tokens() for _ in range(QUESTIONS)]]
+    sampler = Sampler(model, Filters.create(0.8), STOPS, max_tokens=20, chunk=4)
+    adapter = place(mesh, nonzero_adapter(model.clone(mesh=None)), policy.axes)
+    variables = {"params": base, "adapter": adapter}
+    ids = np.arange(QUESTIONS)
+    sizes: list[int] = []
+    drawn = sampler.sample(
+        *(variables, levels, (BRANCHES,), ids, jax.random.key(5)),
+        lambda state: sizes.append(len(state.last)),
+    )
+
+    found: dict[str, np.ndarray] = {
+        "tokens": drawn.tokens,
+        "log_probabilities": drawn.log_probabilities,
+        "finish": drawn.finish,
+        "sizes": np.array(sizes),
+        "reference_logps": second.reference_logps,
+        "losses": np.array([step["loss"] for step in first.history + second.history]),
+    }
+    for stage, trained in (("sft", first), ("dpo", second)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(to_host(trained.trainable)):
+            found[stage + jax.tree_util.keystr(path)] = leaf
+    return found
+
+
+def reloaded(mesh: Any) -> dict[str, np.ndarray]:
+    """What reading a checkpoint's tensors into their shards makes of random ones, and moving them
+    from there to another mesh."""
+    import jax
+
+    from malt_jax.checkpoints.weights import TensorSource, assemble, disassemble
+    from malt_jax.model.llama import Llama, init_params, logical_axes
+    from malt_jax.sharding.mesh import Sizes, build
+    from malt_jax.sharding.rules import place, to_host
+    from tests.model.small import CONFIG
+
+    config = dataclasses.replace(CONFIG, vocab_size=304)
+    model = Llama(config, mesh=mesh)
+    params = init_params(model, jax.random.key(1))
+    tensors = dict(disassemble(params, config))
+    read: list[str] = []
+
+    def note(name: str) -> np.ndarray:
+        read.append(name)
+        return tensors[name]
+
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    loaded = assemble(TensorSource("memory", shapes, note), config, np.float32, mesh)
+    other = build(Sizes(4, 1, 2), jax.devices())
+    moved = place(other, loaded, logical_axes(model)["params"])
+    same = jax.tree.map(
+        lambda *copies: all(np.array_equal(copies[0], copy) for copy in copies),
+        *map(to_host, (params, loaded, moved)),
+    )
+    lies = jax.tree.map(lambda a, b: a.sharding == b.sharding, loaded, params)
+    return {
+        "same": np.array(jax.tree.leaves(same)),
+        "lies": np.array(jax.tree.leaves(lies)),
+        "read": np.array([len(read), len(tensors)]),
+        "share": np.array([_share(x) for x in jax.tree.leaves(loaded)]),
+        "moved_share": np.array([_share(x) for x in jax.tree.leaves(moved)]),
+    }
+
+
+def variables() -> dict[str, np.ndarray]:
+    """Weights as a run gives them to its sampler, whose mesh is not the one that it learns on."""
+    import jax
+
+    from malt_jax.config import load_config
+    from malt_jax.experiment import prepare
+    from malt_jax.model.lora import merge_adapter
+    from malt_jax.sharding.rules import to_host
+    from malt_jax.train import QUICKSTART
+
+    meshes = [f"sampling_mesh.{size}" for size in ("data=4", "tensor=2")]
+    experiment = prepare(load_config(QUICKSTART, [*meshes, "learning_mesh.fsdp=8"]))
+    lora, base = experiment.policy.model.lora, experiment.checkpoint.params
+    assert lora is not None
+    adapter = experiment.policy.init(base, jax.random.key(0))
+    adapter = jax.tree.map(lambda x: x + 0.1, adapter)
+    merged = experiment.variables(adapter)["params"]
+    expected = merge_adapter(*jax.device_put((to_host(base), to_host(adapter))), lora)
+    first, second = (experiment.variables(None)["params"] for _ in range(2))
+    leaves = [jax.tree.leaves(tree) for tree in (merged, expected, first, second, base)]
+    return {
+        "error": np.array(
+            [np.abs(to_host(a) - to_host(b)).max() for a, b in zip(*leaves[:2], strict=True)]
+        ),
+        "same_base": np.array(
+            [np.array_equal(to_host(a), to_host(b)) for a, b in zip(*leaves[3:], strict=True)]
+        ),
+        "shared": np.array([a is b for a, b in zip(*leaves[2:4], strict=True)]),
+        "merged_share": np.array([_share(x) for x in leaves[0]]),
+        "learning_share": np.array([_share(x) for x in leaves[4]]),
+    }
+
+
+def _share(array: Any) -> float:
+    """How much of an array each device has."""
+    return array.addressable_data(0).nbytes / array.nbytes
+
+
+def main(file: str) -> None:
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+    import jax
+
+    from malt_jax.sharding.mesh import Sizes, build
+
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    meshes = {name: build(Sizes(*sizes), jax.devices()) for name, sizes in MESHES.items()}
+    found = {name: outcomes(mesh) for name, mesh in meshes.items()}
+    found |= {"alone": outcomes(None), "reloaded": reloaded(meshes["all"])}
+    found |= {"variables": variables()}
+    flat = {f"{name}/{key}": x for name, values in found.items() for key, x in values.items()}
+    np.savez(file, **flat)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

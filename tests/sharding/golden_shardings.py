@@ -1,0 +1,120 @@
+"""Where every array of Llama 3.1 8B lies on two sets of devices, as text.
+
+`python -m tests.sharding.golden_shardings` writes the files that test_sharding.py compares with, so
+that a change of the layout shows as a change of these files.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType
+
+from malt_jax.checkpoints.presets import PRESETS
+from malt_jax.config import MESH_AXES, Config, load_config
+from malt_jax.experiment import models
+from malt_jax.model.levels import level_axes
+from malt_jax.model.llama import abstract_variables, logical_axes
+from malt_jax.sampling.cache import empty_level
+from malt_jax.sampling.decode import initial_state
+from malt_jax.sharding.mesh import Hardware, Meshes, Sizes, choose
+from malt_jax.sharding.rules import abstract
+from malt_jax.training.batches import BATCH_AXES, Batches, Example
+from malt_jax.training.policy import Policy
+from malt_jax.training.step import init_state, state_axes
+
+FOLDER = Path(__file__).parent / "golden"
+MODEL = "llama-3.1-8b"
+CASES: dict[str, tuple[Hardware, list[str]]] = {
+    "v5e-16": (Hardware(devices=16, memory=15.75 * 2**30), []),
+    "8-devices": (
+        Hardware(devices=8, memory=64 * 2**30),
+        [
+            *("sampling_mesh.data=4", "sampling_mesh.tensor=2"),
+            *("learning_mesh.data=2", "learning_mesh.fsdp=2", "learning_mesh.tensor=2"),
+        ],
+    ),
+}
+TOKENS = 512
+"""In every segment of a prompt and in a completion."""
+
+Arrays = dict[str, dict[str, jax.ShapeDtypeStruct]]
+"""The arrays of each stage by what they belong to and their path in it."""
+
+
+def arrays(case: str) -> Arrays:
+    """Every array of a run with the paper's settings, with its sharding."""
+    hardware, overrides = CASES[case]
+    config = load_config(None, [f"model.name={MODEL}", "model.dtype=bfloat16", *overrides])
+    dtype = jnp.bfloat16
+    sizes = choose(config, PRESETS[MODEL], dtype, hardware)
+    # By default their axes would be JAX's explicit ones.
+    automatic = (AxisType.Auto,) * len(MESH_AXES)
+    sampling, learning = (AbstractMesh(tuple(size), MESH_AXES, automatic) for size in sizes)
+    trained, sampled = models(config, PRESETS[MODEL], dtype, Meshes(sampling, learning))
+    described: Arrays = {}
+    for title, tree in (*_sampling(config, sampled), *_learning(config, trained)):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        described[title] = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves
+        }
+    return described
+
+
+def _sampling(config: Config, model: Any) -> Iterator[tuple[str, Any]]:
+    where = f"sampling on {Sizes(*model.mesh.axis_sizes)}"
+    variables = nn.unbox(abstract_variables(model))
+    for name, tree in abstract(model.mesh, variables, logical_axes(model)).items():
+        yield f"{where}: {name}", tree
+    nodes = (config.sampling.questions_per_batch, *(r.branching for r in config.pipeline.roles))
+    for depth in range(len(nodes)):
+        empty = functools.partial(empty_level, model, nodes[:depth], TOKENS)
+        level = abstract(model.mesh, jax.eval_shape(empty), level_axes(depth))
+        yield f"{where}: cache level {depth}", level
+    first = jax.ShapeDtypeStruct(nodes, jnp.int32)
+    state = jax.eval_shape(functools.partial(initial_state, model, size=TOKENS), first)
+    yield f"{where}: decode state", abstract(model.mesh, state, state.axes)
+
+
+def _learning(config: Config, model: Any) -> Iterator[tuple[str, Any]]:
+    where = f"learning on {Sizes(*model.mesh.axis_sizes)}"
+    policy = Policy(model, config.learning.method)
+    params = nn.unbox(abstract_variables(model))["params"]
+    yield f"{where}: params", abstract(model.mesh, params, logical_axes(model)["params"])
+    state = jax.eval_shape(functools.partial(init_state, config=config.dpo), policy.like())
+    yield f"{where}: state", abstract(model.mesh, state, state_axes(policy, config.dpo))
+    examples = [Example([token] * TOKENS, ([token] * TOKENS,) * 2) for token in (1, 2)]
+    logps = np.zeros((2, 2), np.float32)
+    batch = Batches(examples, config.dpo.batch_size, 0, reference_logps=logps).batch(0, 0)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    yield f"{where}: batch of pairs", abstract(model.mesh, shapes, BATCH_AXES)
+
+
+def device_bytes(array: jax.ShapeDtypeStruct) -> int:
+    """Bytes of an array on each device."""
+    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+
+
+def text(case: str) -> str:
+    """A line an array: path, type, what its axes are split over, bytes on each device."""
+    lines = [f"{MODEL}, {case}: how each array is split, and its bytes on each device"]
+    for title, members in arrays(case).items():
+        lines += ["", f"{title}: {sum(map(device_bytes, members.values())):,}"]
+        for path, array in members.items():
+            shape = f"{array.dtype}[{','.join(map(str, array.shape))}]"
+            split = ", ".join(map(str, array.sharding.spec)) or "replicated"
+            lines.append(f"  {path:44} {shape:38} ({split}) {device_bytes(array):,}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    for name in CASES:
+        (FOLDER / f"{name}.txt").write_text(text(name), encoding="utf-8")

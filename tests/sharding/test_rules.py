@@ -1,0 +1,99 @@
+"""The layout of every array, against the files of review; placing arrays and reading them back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from malt_jax.config import MESH_AXES
+from malt_jax.sharding.mesh import Sizes, build
+from malt_jax.sharding.placement import SharedCopy
+from malt_jax.sharding.rules import RULES, batch_shards, partition, place, to_host
+from tests.sharding.golden_shardings import CASES, FOLDER, arrays, device_bytes, text
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_layout_is_the_reviewed_one(case: str) -> None:
+    """Update the files with `python -m tests.sharding.golden_shardings` and review the change."""
+    assert text(case) == (FOLDER / f"{case}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_large_is_replicated_by_accident(case: str) -> None:
+    for title, members in arrays(case).items():
+        for path, array in members.items():
+            whole = array.size * array.dtype.itemsize
+            # LoRA's narrow matrices along the model's width: only "fsdp" splits that, and sampling
+            # has none of it, so that no step has to gather them.
+            narrow = "adapter" in title and path.endswith(("/a", "o/b", "down/b"))
+            if whole > MEGABYTE and not narrow:
+                assert device_bytes(array) <= whole / 2, (title, path)
+            if whole > 100 * MEGABYTE:
+                sizes = array.sharding.mesh.shape
+                parts = sizes["fsdp"] * sizes["tensor"]
+                if path.endswith(("keys", "values")) and "level 0" not in title:
+                    parts *= sizes["data"]
+                assert device_bytes(array) == whole / parts, (title, path)
+
+
+def test_every_mesh_axis_splits_something_and_no_array_twice() -> None:
+    assert {axis for axes in RULES.values() for axis in axes} == set(MESH_AXES)
+    for case in CASES:
+        for members in arrays(case).values():
+            for array in members.values():
+                used = [axis for entry in array.sharding.spec for axis in np.atleast_1d(entry)]
+                used = [axis for axis in used if axis is not None]
+                assert len(used) == len(set(used))
+
+
+def test_partitions_name_only_axes_that_split() -> None:
+    axes = P("batch", None, "heads", "embed", None)
+    assert partition(AbstractMesh((2, 2, 2), MESH_AXES), axes) == P(
+        ("data", "fsdp"), None, "tensor", "fsdp"
+    )
+    assert partition(AbstractMesh((1, 2, 1), MESH_AXES), P("batch", "heads")) == P("fsdp")
+    assert partition(AbstractMesh((1, 1, 1), MESH_AXES), axes) == P()
+    with pytest.raises(KeyError, match="hheads"):
+        partition(AbstractMesh((2, 2, 2), MESH_AXES), P("hheads"))
+
+
+def test_without_a_mesh_nothing_moves() -> None:
+    tree = {"x": np.arange(3)}
+    assert place(None, tree, P("batch")) is tree
+    assert batch_shards(None) == 1
+
+
+def test_arrays_and_keys_are_placed_and_read_back() -> None:
+    mesh = build(Sizes(1, 1, 1), jax.devices()[:1])
+    tree = {"x": np.arange(6.0, dtype=np.float32), "keys": jax.random.split(jax.random.key(0), 2)}
+    placed = place(mesh, tree, P("batch"))
+    whole = NamedSharding(mesh, P())
+    assert all(leaf.sharding.is_equivalent_to(whole, leaf.ndim) for leaf in placed.values())
+    np.testing.assert_array_equal(to_host(placed["x"]), tree["x"])
+    np.testing.assert_array_equal(
+        jax.random.key_data(placed["keys"]), jax.random.key_data(tree["keys"])
+    )
+
+
+def test_a_shared_copy_lives_as_long_as_its_users() -> None:
+    made = []
+
+    def make() -> dict[str, jax.Array]:
+        made.append(None)
+        return {"w": tree["w"] + 1}
+
+    tree, copies = {"w": jnp.arange(4.0)}, SharedCopy()
+    first = copies.of(tree, make)
+    again = copies.of(tree, make)
+    assert again["w"] is first["w"] and len(made) == 1
+    del first, again
+    copies.of(tree, make)
+    assert len(made) == 2
+    kept = copies.of(tree, make)
+    tree = {"w": jnp.arange(4.0) * 2}
+    np.testing.assert_array_equal(copies.of(tree, make)["w"], tree["w"] + 1)
+    assert kept["w"][3] == 4

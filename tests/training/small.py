@@ -1,0 +1,49 @@
+"""A small random Llama and training rows for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from malt_jax.model.config import LlamaConfig
+from malt_jax.model.llama import Params
+from malt_jax.training.batches import Example
+from malt_jax.training.policy import Policy
+
+LLAMA = LlamaConfig(
+    vocab_size=29,
+    d_model=16,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    d_ff=24,
+    max_positions=64,
+)
+
+
+def trained(policy: Policy, base: Params, seed: int = 1) -> Params:
+    """A trainable tree that is somewhere else than at the start (B = 0 has no gradient for A)."""
+    tree = policy.init(base, jax.random.key(seed))
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    moved = [x + 0.1 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def random_examples(rows: int, completions: int, seed: int = 0) -> list[Example]:
+    """Rows of ragged lengths that all fit one padded shape (P, C) = (16, 16)."""
+    generator = np.random.default_rng(seed)
+
+    def tokens(low: int, high: int) -> list[int]:
+        return [
+            int(x) for x in generator.integers(0, LLAMA.vocab_size, generator.integers(low, high))
+        ]
+
+    return [
+        Example(tokens(1, 12), tuple(tokens(1, 9) for _ in range(completions))) for _ in range(rows)
+    ]
+
+
+def same_bits(left: Params, right: Params) -> bool:
+    equal = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), left, right)
+    return jax.tree.all(equal)

@@ -1,0 +1,111 @@
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from malt_jax.config import SftConfig
+from malt_jax.errors import UserError
+from malt_jax.model.llama import Params
+from malt_jax.training.batches import Example
+from malt_jax.training.policy import Policy
+from malt_jax.training.sft import train_sft
+from malt_jax.training.step import train_step
+from tests.training.small import random_examples, same_bits
+
+CONFIG = SftConfig(learning_rate=3e-2, batch_size=4, epochs=60, warmup_steps=2)
+
+
+def copied(tree: Params) -> Params:
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+def test_one_batch_can_be_learned_by_heart(lora: Policy, base: Params) -> None:
+    start = lora.init(base, jax.random.key(1))
+    other_role = lora.init(base, jax.random.key(2))
+    before = copied({"base": base, "start": start, "other": other_role})
+    seen: list[dict[str, float]] = []
+    examples = random_examples(4, completions=1)
+    result = train_sft(lora, base, start, examples, CONFIG, seed=0, on_step=seen.append)
+
+    assert result.history == seen
+    assert len(seen) == 60
+    assert seen[0]["loss"] > 2
+    assert seen[-1]["loss"] < 0.05
+    assert seen[-1]["mean_token_accuracy"] == 1
+    assert seen[-1]["entropy"] < seen[0]["entropy"]
+    assert [m["step"] for m in seen] == list(range(1, 61))
+    assert {m["steps"] for m in seen} == {60}
+    assert seen[-1]["epoch"] == 60
+    assert seen[-1]["seconds_left"] == 0
+    assert seen[0]["learning_rate"] == 0
+    np.testing.assert_allclose(seen[2]["learning_rate"], 3e-2, rtol=1e-6)
+    assert (result.rows, result.dropped) == (4, 0)
+    # Only the returned tree is new: the base, the start and other roles keep every bit.
+    assert same_bits(before, {"base": base, "start": start, "other": other_role})
+    assert not same_bits(result.trainable, start)
+
+
+def test_full_training_leaves_the_base_as_it_is(full: Policy, base: Params) -> None:
+    before = copied(base)
+    start = full.init(base, jax.random.key(1))
+    config = dataclasses.replace(CONFIG, epochs=30, learning_rate=1e-2)
+    result = train_sft(full, base, start, random_examples(4, 1), config, seed=0)
+    assert result.history[-1]["loss"] < 0.1 * result.history[0]["loss"]
+    assert same_bits(before, base)
+    assert same_bits(before, start)
+
+
+def test_a_run_is_repeated_bit_for_bit_in_few_programs(lora: Policy, base: Params) -> None:
+    start = lora.init(base, jax.random.key(1))
+    config = dataclasses.replace(CONFIG, epochs=2)
+    programs = train_step._cache_size()
+    runs = [
+        train_sft(lora, base, start, random_examples(rows, 1), config, seed=seed).trainable
+        for rows, seed in ((10, 0), (10, 0), (10, 1), (7, 0))
+    ]
+    # One program serves roles, seeds and numbers of steps alike.
+    assert train_step._cache_size() <= programs + 1
+    assert same_bits(runs[0], runs[1])
+    assert not same_bits(runs[0], runs[2])
+
+
+def test_every_length_of_training_is_an_option(
+    lora: Policy, base: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps(rows: int, **changes: Any) -> int:
+        config = dataclasses.replace(CONFIG, **changes)
+        start = lora.init(base, jax.random.key(1))
+        examples = random_examples(rows, 1)
+        return len(train_sft(lora, base, start, examples, config, seed=0).history)
+
+    # The update itself is tested elsewhere.
+    monkeypatch.setattr(
+        "malt_jax.training.loop.train_step",
+        lambda policy, objective, config, state, *rest: (state, {"loss": jnp.zeros(())}),
+    )
+    assert steps(10, epochs=2, batch_size=4) == 6
+    assert steps(10, epochs=2, batch_size=8) == 4
+    assert steps(10, epochs=3, batch_size=8) == 6
+    assert steps(10, epochs=None, batch_size=8) == 20
+
+
+def test_rows_beyond_the_models_positions_are_left_out(lora: Policy, base: Params) -> None:
+    start = lora.init(base, jax.random.key(1))
+    long = Example([1] * 60, ([2] * 5,))
+    config = dataclasses.replace(CONFIG, epochs=1)
+    result = train_sft(lora, base, start, [long, *random_examples(4, 1)], config, seed=0)
+    assert (result.rows, result.dropped) == (4, 1)
+    with pytest.raises(UserError, match=r"none of the 1 SFT rows fits.*64 positions.*needs 65"):
+        train_sft(lora, base, start, [long], config, seed=0)
+    with pytest.raises(UserError, match="no SFT rows"):
+        train_sft(lora, base, start, [], config, seed=0)
+
+
+def test_micro_batches_have_to_divide_the_batch(lora: Policy, base: Params) -> None:
+    start = lora.init(base, jax.random.key(1))
+    config = dataclasses.replace(CONFIG, micro_batch_size=3)
+    with pytest.raises(UserError, match="micro_batch_size=3 does not divide batch_size=4"):
+        train_sft(lora, base, start, random_examples(4, 1), config, seed=0)
