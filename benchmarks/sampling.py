@@ -23,14 +23,16 @@ from in_turn import compare
 from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from malt_jax.model.llama import Llama
 from malt_jax.sampling.sampler import Sampler
-from malt_jax.sampling.token import Filters
+from malt_jax.sampling.token import SamplingParameters
 
 
 def ours(
     checkpoint: Checkpoint, prompts: Sequence[Sequence[int]], branching: int, new: int
 ) -> Callable[[], None]:
     model = Llama(checkpoint.config)
-    sampler = Sampler(model, Filters.create(1.0), stop_ids=(-1,), max_tokens=new, chunk=32)
+    sampler = Sampler(
+        model, SamplingParameters.create(1.0), stop_ids=(-1,), max_tokens=new, chunk=32
+    )
     questions = np.arange(len(prompts))
 
     def run() -> None:

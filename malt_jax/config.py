@@ -24,7 +24,7 @@ from malt_jax.typed_values import ValueProblem, construct, describe_type, leaves
 
 MESH_AXES = ("data", "fsdp", "tensor")
 LINEAR_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
-PLACE_SECTIONS = ("sampling_mesh", "learning_mesh", "processes")
+PLACE_SECTIONS = ("sampling_mesh", "training_mesh", "processes")
 """Sections that say where a run computes, not what: it may go on in another place."""
 
 
@@ -144,7 +144,7 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningConfig:
+class TrainingConfig:
     """What is trained."""
 
     method: Literal["lora", "full"] = _option("lora", "train adapters or all weights")
@@ -236,12 +236,12 @@ class Config:
     sampling: SamplingConfig = SamplingConfig()
     credit: CreditConfig = CreditConfig()
     lora: LoraConfig = LoraConfig()
-    learning: LearningConfig = LearningConfig()
+    training: TrainingConfig = TrainingConfig()
     sft: SftConfig = SftConfig()
     dpo: DpoConfig = DpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     sampling_mesh: MeshConfig = MeshConfig()
-    learning_mesh: MeshConfig = MeshConfig()
+    training_mesh: MeshConfig = MeshConfig()
     processes: ProcessesConfig = ProcessesConfig()
 
 
@@ -398,9 +398,9 @@ def _problems(config: Config) -> Iterator[str]:
         *("lora.rank", "lora.alpha", "dpo.beta"),
         *("evaluation.questions", "evaluation.votes", "evaluation.seeds"),
         "evaluation.questions_per_batch",
-        *(f"{stage}_mesh.{axis}" for stage in ("sampling", "learning") for axis in MESH_AXES),
+        *(f"{stage}_mesh.{axis}" for stage in ("sampling", "training") for axis in MESH_AXES),
         *("processes.count", "processes.start_timeout", "processes.barrier_timeout"),
-        "learning.save_every",
+        "training.save_every",
     }
     training = ("learning_rate", "batch_size", "micro_batch_size", "epochs", "max_grad_norm")
     positive |= {f"{stage}.{name}" for stage in ("sft", "dpo") for name in training}
@@ -439,5 +439,5 @@ def _problems(config: Config) -> Iterator[str]:
         safe = re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None and name not in names[:index]
         wanted = "of letters, digits, _ and - (it names a directory), and not used twice"
         yield from check(safe, f"pipeline.roles.{index}.name", wanted)
-    trained = set(config.learning.dpo_roles) <= set(names)
-    yield from check(trained, "learning.dpo_roles", f"some of the roles: {', '.join(names)}")
+    trained = set(config.training.dpo_roles) <= set(names)
+    yield from check(trained, "training.dpo_roles", f"some of the roles: {', '.join(names)}")

@@ -19,10 +19,10 @@ from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Llama, Params, logical_axes
 from malt_jax.model.lora import merge_adapter
 from malt_jax.sampling.sampler import Sampler
-from malt_jax.sampling.token import Filters
+from malt_jax.sampling.token import SamplingParameters
 from malt_jax.sharding.mesh import Meshes, meshes
 from malt_jax.sharding.placement import SharedCopy
-from malt_jax.sharding.rules import place
+from malt_jax.sharding.rules import device_put
 from malt_jax.tasks.base import Question, Split, Task
 from malt_jax.training.policy import Policy
 
@@ -54,22 +54,22 @@ class Experiment:
         if model.lora is not None or trainable is None:
             variables = {
                 "params": self._sampling_base.of(
-                    base, lambda: place(model.mesh, base, axes["params"])
+                    base, lambda: device_put(model.mesh, base, axes["params"])
                 )
             }
             if model.lora is not None:
                 adapter = trainable
                 if adapter is None:
                     adapter = self.policy.init(base, jax.random.key(0))
-                variables["adapter"] = place(model.mesh, adapter, axes["adapter"])
+                variables["adapter"] = device_put(model.mesh, adapter, axes["adapter"])
             return variables
         lora = self.policy.model.lora
         if lora is None:
             params = jax.tree.map(lambda x: x.astype(model.dtype), trainable)
         else:
-            trainable = place(self.policy.model.mesh, trainable, self.policy.axes)
+            trainable = device_put(self.policy.model.mesh, trainable, self.policy.axes)
             params = merge_adapter(base, trainable, lora)
-        return {"params": place(model.mesh, params, axes["params"])}
+        return {"params": device_put(model.mesh, params, axes["params"])}
 
     def questions(self, split: Split, limit: int | None) -> list[Question]:
         """The first `limit` questions of a split in the order that the run's seed gives it."""
@@ -101,9 +101,9 @@ def models(config: Config, shape: LlamaConfig, dtype: Any, placed: Meshes) -> tu
     """The model that learns and the one that is sampled from, each on its mesh."""
     if config.model.max_positions is not None:
         shape = dataclasses.replace(shape, max_positions=config.model.max_positions)
-    lora = config.lora if config.learning.method == "lora" else None
-    remat = config.learning.remat
-    trained = Llama(shape, lora=lora, dtype=dtype, remat=remat, mesh=placed.learning)
+    lora = config.lora if config.training.method == "lora" else None
+    remat = config.training.remat
+    trained = Llama(shape, lora=lora, dtype=dtype, remat=remat, mesh=placed.training)
     # Where a merged copy is exact to float32 rounding, sampling without the adapter's many small
     # products is faster. In bfloat16 the adapter would be lost in the kernels' rounding.
     merged = dtype == jnp.float32 or lora is None
@@ -130,13 +130,13 @@ def prepare(config: Config) -> Experiment:
         tokenizer=config.model.tokenizer,
         dtype=dtype,
         key=jax.random.fold_in(jax.random.key(config.seed), 0),
-        mesh=placed.learning,
+        mesh=placed.training,
     )
     trained, sampled = models(config, shape, dtype, placed)
     sampling = config.sampling
     sampler = Sampler(
         sampled,
-        Filters.create(sampling.temperature, sampling.top_p, sampling.top_k),
+        SamplingParameters.create(sampling.temperature, sampling.top_p, sampling.top_k),
         checkpoint.tokenizer.stop_ids,
         sampling.max_tokens,
         sampling.chunk,
@@ -147,6 +147,6 @@ def prepare(config: Config) -> Experiment:
         checkpoint=checkpoint,
         pipeline=pipeline,
         prompts=pipeline.prompts(checkpoint.tokenizer),
-        policy=Policy(trained, config.learning.method),
+        policy=Policy(trained, config.training.method),
         sampler=sampler,
     )

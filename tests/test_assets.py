@@ -82,7 +82,7 @@ def test_turns_end_with_the_stop_token(tiny: Checkpoint) -> None:
 
 
 def test_greedy_answers_are_well_formed_and_often_right(tiny: Checkpoint) -> None:
-    """Far above chance (1 in 99) and below perfection, which is what learning needs."""
+    """Far above chance (1 in 99) and below perfection, which is what training needs."""
     task = ArithmeticTask()
     reference = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     right = formed = 0

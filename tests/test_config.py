@@ -53,7 +53,7 @@ def test_a_file_and_overrides_in_this_order(tmp_path: Path) -> None:
 
 def test_overrides_are_yaml(tmp_path: Path) -> None:
     roles = "pipeline.roles=[{name: generator}, {name: refiner, branching: 5}]"
-    options = ["learning.dpo_roles=[refiner]", "task.options.style=[a, {b: 1}]", "dpo.epochs=null"]
+    options = ["training.dpo_roles=[refiner]", "task.options.style=[a, {b: 1}]", "dpo.epochs=null"]
     config = load_config(None, [roles, *options, "model.name=a=b"])
     assert config.pipeline.roles == (RoleConfig("generator"), RoleConfig("refiner", 5))
     assert config.task.options == {"style": ["a", {"b": 1}]}
@@ -102,7 +102,7 @@ def test_the_result_is_frozen_all_the_way_down() -> None:
         ("pipeline.roles=[]", "pipeline.roles is empty"),
         ("pipeline.roles.0.name=../x", "pipeline.roles.0.name is '../x', but must be of letters"),
         ("pipeline.roles.2.name=verifier", "pipeline.roles.2.name is 'verifier', but must be"),
-        ("learning.dpo_roles=[judge]", "learning.dpo_roles is ['judge'], but must be some of the"),
+        ("training.dpo_roles=[judge]", "training.dpo_roles is ['judge'], but must be some of the"),
         ("pipeline.roles.7.branching=1", "the list has the items 0 to 2, and no 7"),
         ("seed", "option 'seed': write section.field=value"),
         ("a b=1", "write section.field=value"),
@@ -190,7 +190,7 @@ def test_any_configuration_survives_its_file(
         model=dataclasses.replace(Config().model, name=name),
         sampling=dataclasses.replace(Config().sampling, temperature=temperature),
         pipeline=dataclasses.replace(Config().pipeline, roles=roles),
-        learning=dataclasses.replace(Config().learning, dpo_roles=("role-0",)),
+        training=dataclasses.replace(Config().training, dpo_roles=("role-0",)),
     )
     file = tmp_path_factory.mktemp("config") / "config.yaml"
     file.write_text(to_yaml(config), encoding="utf-8")
@@ -220,8 +220,8 @@ def test_the_paper_s_settings_are_complete(file: str, task: str) -> None:
         "lora.alpha": 16.0,
         "lora.dropout": 0.05,
         "lora.targets": ["q", "k", "v", "o", "gate", "up", "down"],
-        "learning.method": "lora",
-        "learning.dpo_roles": ["verifier", "refiner"],
+        "training.method": "lora",
+        "training.dpo_roles": ["verifier", "refiner"],
         "sft.learning_rate": 2e-5,
         "sft.batch_size": 8,
         "sft.epochs": None,

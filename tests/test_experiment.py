@@ -1,4 +1,4 @@
-"""What a configuration stands for, where sampling and learning have to agree."""
+"""What a configuration stands for, where sampling and training have to agree."""
 
 import jax
 import jax.numpy as jnp

@@ -21,7 +21,7 @@ SMALL = [
     *("sampling.max_tokens=16", "task.train_questions=10", "task.test_questions=4"),
     *("sampling.questions_per_batch=4", "evaluation.questions_per_batch=4"),
     "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 2}]",
-    *("learning.dpo_roles=[verifier]", "--question-tokens", "8"),
+    *("training.dpo_roles=[verifier]", "--question-tokens", "8"),
 ]
 
 
@@ -73,14 +73,14 @@ def test_what_does_not_fit_comes_with_advice(
     memory["trees/verifier/decode-16"] = 200 * million
     memory["dpo/verifier/update"] = Compiled(100 * million, 100 * million, 0, 0.0)
     monkeypatch.setattr(planning, "usable_hbm", lambda device: 150 * million)
-    overrides = ["sampling.questions_per_batch=8", "learning.remat=false"]
+    overrides = ["sampling.questions_per_batch=8", "training.remat=false"]
     plan.main(["--json", *SMALL, *overrides])
     printed = json.loads(capsys.readouterr().out)
     assert not printed["fits"]
     refused = {p["name"]: p["remedies"] for p in printed["programs"] if not p["fits"]}
     assert set(refused) == {"trees/verifier/decode-16", "dpo/verifier/update"}
     assert refused["trees/verifier/decode-16"][0].startswith("sampling.questions_per_batch=")
-    assert "learning.remat=true" in refused["dpo/verifier/update"]
+    assert "training.remat=true" in refused["dpo/verifier/update"]
     assert refused["dpo/verifier/update"][0].startswith("dpo.micro_batch_size=")
 
 
@@ -129,7 +129,7 @@ def test_a_small_model_for_a_real_topology(
     chosen = ["--only", "generator/decode", "--only", "sft/verifier", *SMALL]
     plan = planned("--topology", topology, "--slices", str(slices), *chosen)
     assert plan["fits"] and plan["run"]["chips"] == chips
-    assert plan["learning_mesh"]["data"] % slices == 0
+    assert plan["training_mesh"]["data"] % slices == 0
     for program in plan["programs"]:
         # libtpu prints it with two digits behind the point, and rounds from version to version.
         assert program["hbm_limit_bytes"] == pytest.approx(gib * 2**30, rel=1e-3)
@@ -140,7 +140,7 @@ def test_a_small_model_for_a_real_topology(
 @pytest.mark.slow
 @needs_libtpu
 def test_llama_8b_fits_sixteen_small_chips() -> None:
-    """The paper's settings: the largest programs of sampling and of learning."""
+    """The paper's settings: the largest programs of sampling and of training."""
     config = Path(__file__).parent.parent / "configs/llama31_8b_gsm8k.yaml"
     plan = planned(
         *("--config", str(config), "--topology", "v5e:4x4", "model.name=llama-3.1-8b"),

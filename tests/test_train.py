@@ -171,7 +171,7 @@ def test_trees_without_a_pair_keep_the_sft_weights(
 
 def test_full_fine_tuning_runs_through_the_same_loop(tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    start(directory, "learning.method=full", "sft.learning_rate=1e-4", "dpo.learning_rate=1e-4")
+    start(directory, "training.method=full", "sft.learning_rate=1e-4", "dpo.learning_rate=1e-4")
     assert set(results(directory)["systems"]) == set(STANDARD)
 
 

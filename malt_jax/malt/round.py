@@ -1,4 +1,4 @@
-"""The run: rounds of sampling, credit and learning, then the evaluation.
+"""The run: rounds of sampling, credit and training, then the evaluation.
 
 Every stage is a function of the configuration and of the stages before it. A finished stage is read
 back instead of being run again, so a run that was interrupted goes on where it was and ends in the
@@ -163,7 +163,7 @@ class Round:
                     self.number,
                     name,
                 )
-            if name not in self.experiment.config.learning.dpo_roles:
+            if name not in self.experiment.config.training.dpo_roles:
                 continue
             pairs = [(tree, pair) for tree, roles in rows for pair in roles[depth].pairs]
             if pairs and start is not None:
@@ -351,7 +351,7 @@ class Round:
     @contextlib.contextmanager
     def _training(self, name: str, stage: Stage) -> Iterator[tuple[TrainingState, OnStep]]:
         """Saves, shows and records the updates of a training stage."""
-        every = self.experiment.config.learning.save_every
+        every = self.experiment.config.training.save_every
         state = TrainingState(stage, self.directory.processes, every, self.metrics.flush)
         self.metrics.restart(name, after=state.step)
         with contextlib.ExitStack() as stack:

@@ -19,7 +19,7 @@ from malt_jax.model.config import LlamaConfig
 from malt_jax.model.levels import Level, join_levels, level_axes, split_levels
 from malt_jax.model.lora import Linear, activation_axes, parameter
 from malt_jax.model.rope import Rotation, rotate, rotation
-from malt_jax.sharding.rules import constrain, gathered, place, shardings
+from malt_jax.sharding.rules import all_gather, constrain, device_put, shardings
 
 Params = dict[str, Any]
 
@@ -203,7 +203,7 @@ class Llama(nn.Module):
         Returns, for each level, the final hidden states (normed, ready for `logits`) and its cache.
         Outputs at padding are finite and without meaning.
         """
-        table = gathered(self.mesh, self.embed(), _Table.axes)
+        table = all_gather(self.mesh, self.embed(), _Table.axes)
         above = [level.lengths for level in ancestors]
         rotations, embedded = [], []
         for tokens, lengths in segments:
@@ -230,7 +230,7 @@ class Llama(nn.Module):
         vocabulary too.
         """
         kernel = self.embed() if self.config.tie_embeddings else self.head()
-        kernel = gathered(self.mesh, kernel, _Table.axes)
+        kernel = all_gather(self.mesh, kernel, _Table.axes)
         logits = jax.lax.dot_general(
             hidden,
             kernel.astype(self.dtype),
@@ -316,7 +316,7 @@ def next_logits(
 
 def init_params(model: Llama, key: Array) -> Params:
     """Random base weights in the model's dtype, each made in its shards."""
-    return _jit_init(model, "params")(place(model.mesh, key, P()))
+    return _jit_init(model, "params")(device_put(model.mesh, key, P()))
 
 
 def init_adapter(model: Llama, key: Array) -> Params:
@@ -324,7 +324,7 @@ def init_adapter(model: Llama, key: Array) -> Params:
     if model.lora is None:
         raise ValueError("the model has no LoRA configuration")
     # The base weights are never materialised: under jit, what is not returned is not computed.
-    return _jit_init(model, "adapter")(place(model.mesh, key, P()))
+    return _jit_init(model, "adapter")(device_put(model.mesh, key, P()))
 
 
 @functools.lru_cache

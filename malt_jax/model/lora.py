@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt32
 
 from malt_jax.config import LoraConfig
-from malt_jax.sharding.rules import constrain, gathered
+from malt_jax.sharding.rules import all_gather, constrain
 
 
 def parameter(
@@ -53,7 +53,7 @@ class Linear(nn.Module):
         initial = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
         shape = (self.features, width)
         kernel = parameter(self, "kernel", initial, self.axes, shape, self.dtype)
-        kernel = gathered(self.mesh, kernel, P(*self.axes))
+        kernel = all_gather(self.mesh, kernel, P(*self.axes))
         y = _product(x, kernel.astype(self.dtype))
         if self.use_bias:
             zeros = nn.initializers.zeros
@@ -78,8 +78,8 @@ class Linear(nn.Module):
         b = _adapter_matrix(self, "b", jnp.zeros, (out_axis, "rank"), (self.features, lora.rank))
         if self.has_rng("dropout") and lora.dropout > 0:
             x = dropout(x, lora.dropout, self.make_rng("dropout"))
-        a = gathered(self.mesh, a, P("rank", in_axis))
-        b = gathered(self.mesh, b, P(out_axis, "rank"))
+        a = all_gather(self.mesh, a, P("rank", in_axis))
+        b = all_gather(self.mesh, b, P(out_axis, "rank"))
         low = _product(x, a.astype(self.dtype))
         return _product(low, b.astype(self.dtype)) * jnp.asarray(lora.scale, self.dtype)
 

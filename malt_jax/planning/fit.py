@@ -31,7 +31,7 @@ def fastest_that_fits(subject: Subject, place: Place, compile: Compile) -> Subje
     What is sought is the least time of the run, in which all tokens of trees, of the evaluation and
     of the updates go at the rate of the largest program there is for each: the roofline's time of
     computing and memory, and that of communication on top, since a layer mostly waits for the sums
-    of the one before. Learning's copy of the base weights stays beside sampling, so the two are
+    of the one before. Training's copy of the base weights stays beside sampling, so the two are
     searched together.
 
     What a candidate's devices send each other is known exactly when it is compiled, and before that
@@ -67,18 +67,18 @@ def _searched(subject: Subject, place: Place, hardware: Hardware, compile: Compi
         raise _fits_nowhere("sampling", place)
     learns, chosen = False, None
 
-    def bound(learning: Subject) -> float | None:
-        least = _bound(place, "learning", learning)
+    def bound(training: Subject) -> float | None:
+        least = _bound(place, "training", training)
         return None if least is None else least + floor
 
-    def cost(learning: Subject, below: float) -> float | None:
+    def cost(training: Subject, below: float) -> float | None:
         nonlocal learns, chosen
 
         def beside(index: int, below: float) -> float | None:
-            both = _with_sampling(learning, samplings[index])
+            both = _with_sampling(training, samplings[index])
             return _cost(place, "sampling", compile, both, below)
 
-        seconds = _cost(place, "learning", compile, learning, below - floor)
+        seconds = _cost(place, "training", compile, training, below - floor)
         if seconds is None:
             return None
         learns = True
@@ -86,12 +86,12 @@ def _searched(subject: Subject, place: Place, hardware: Hardware, compile: Compi
         found = cheapest_that_fits(indices, floors.__getitem__, beside, below - seconds)
         if found is None:
             return None
-        chosen = _with_sampling(learning, samplings[found[1]])
+        chosen = _with_sampling(training, samplings[found[1]])
         return seconds + found[0]
 
     cheapest_that_fits(list(_learning(subject, hardware)), bound, cost)
     if chosen is None:
-        raise _fits_nowhere("sampling" if learns else "learning", place)
+        raise _fits_nowhere("sampling" if learns else "training", place)
     return chosen
 
 
@@ -152,24 +152,24 @@ def _learning(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
         smaller = dataclasses.replace(config, sft=sft, dpo=dpo)
         try:
             meshes = fitting(
-                "learning_mesh", config.learning_mesh, smaller, subject.shape, hardware
+                "training_mesh", config.training_mesh, smaller, subject.shape, hardware
             )
         except UserError:  # no mesh for so few rows
             continue
         for sizes in meshes:
-            changed = dataclasses.replace(smaller, learning_mesh=MeshConfig(*sizes))
+            changed = dataclasses.replace(smaller, training_mesh=MeshConfig(*sizes))
             yield dataclasses.replace(subject, config=changed)
 
 
-def _with_sampling(learning: Subject, sampling: Subject) -> Subject:
-    """A candidate of learning with the settings of one of sampling."""
+def _with_sampling(training: Subject, sampling: Subject) -> Subject:
+    """A candidate of training with the settings of one of sampling."""
     changed = dataclasses.replace(
-        learning.config,
+        training.config,
         sampling=sampling.config.sampling,
         evaluation=sampling.config.evaluation,
         sampling_mesh=sampling.config.sampling_mesh,
     )
-    return dataclasses.replace(learning, config=changed)
+    return dataclasses.replace(training, config=changed)
 
 
 def _deciding(subject: Subject, place: Place, what: str) -> list[tuple[Program, float]]:
@@ -177,7 +177,7 @@ def _deciding(subject: Subject, place: Place, what: str) -> list[tuple[Program, 
     time is reckoned as: those of the most tokens, of the last role or of the longest rows, for all
     tokens of their stage, the largest prefill, and what enlarges the cache, for its memory."""
     listed = subject.programs(place)[2]
-    if what == "learning":
+    if what == "training":
         updates = [program for program in listed if program.updates]
         return [_for_all(max(updates, key=lambda program: program.tokens), updates)]
     found = []
@@ -196,7 +196,7 @@ def _for_all(program: Program, others: Sequence[Program]) -> tuple[Program, floa
 
 
 def _bound(place: Place, what: str, subject: Subject) -> float | None:
-    """Seconds of a run's sampling or learning, at least; None if even the arguments of a program
+    """Seconds of a run's sampling or training, at least; None if even the arguments of a program
     are more than there is."""
     assert place.chip is not None
     seconds = 0.0
@@ -216,7 +216,7 @@ def least_received_bytes(subject: Subject, program: Program) -> float:
 
     With weights split over "tensor", every layer sums its two outputs, and in the backward pass the
     gradients of its two inputs (Megatron-LM, arXiv 1909.08053); a decode also collects its logits.
-    Weights split over "fsdp" are collected for every token sampled, and in learning forward and
+    Weights split over "fsdp" are collected for every token sampled, and in training forward and
     backward, in every micro-batch.
     """
     shape, item, mesh = subject.shape, subject.dtype.itemsize, program.mesh
@@ -239,7 +239,7 @@ def least_received_bytes(subject: Subject, program: Program) -> float:
 def _cost(
     place: Place, what: str, compile: Compile, subject: Subject, below: float
 ) -> float | None:
-    """Seconds of a run's sampling or learning; None if they are not below a limit, or if a program
+    """Seconds of a run's sampling or training; None if they are not below a limit, or if a program
     does not fit."""
     assert place.chip is not None
     seconds = 0.0

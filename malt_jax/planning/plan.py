@@ -76,15 +76,15 @@ class Subject:
         )
 
     def programs(self, place: Place) -> tuple[Sizes, Sizes, list[Program]]:
-        """The sizes of the meshes for sampling and for learning, and the programs on them.
+        """The sizes of the meshes for sampling and for training, and the programs on them.
 
         Raises UserError for a mesh that does not fit.
         """
         hardware = Hardware.of(place.devices, place.hbm_limit)
-        sampling, learning = choose(self.config, self.shape, self.dtype, hardware)
-        meshes = Meshes(*(build(sizes, place.devices) for sizes in (sampling, learning)))
+        sampling, training = choose(self.config, self.shape, self.dtype, hardware)
+        meshes = Meshes(*(build(sizes, place.devices) for sizes in (sampling, training)))
         listed = programs(self.config, self.shape, self.dtype, meshes, self.load)
-        return sampling, learning, listed
+        return sampling, training, listed
 
 
 def plan(
@@ -102,7 +102,7 @@ def plan(
 
     Raises UserError for a mesh that does not fit, and if no program is wanted.
     """
-    sampling, learning, listed = subject.programs(place)
+    sampling, training, listed = subject.programs(place)
     wanted = [p for p in listed if any(part in p.name for part in only)]
     if not wanted:
         names = ", ".join(program.name for program in listed)
@@ -118,7 +118,7 @@ def plan(
         on_done=lambda done, last: on_done(done, len(listed), last.name),
     )
     return Plan(
-        place, subject.config, subject.shape, subject.load, sampling, learning, tuple(found)
+        place, subject.config, subject.shape, subject.load, sampling, training, tuple(found)
     )
 
 
@@ -131,7 +131,7 @@ class Plan:
     shape: LlamaConfig
     load: Workload
     sampling: Sizes
-    learning: Sizes
+    training: Sizes
     estimates: tuple[Estimate, ...]
 
     @property
@@ -177,7 +177,7 @@ class Plan:
             "model": self.config.model.name,
             "parameters": self.shape.num_parameters,
             "sampling_mesh": self.sampling._asdict(),
-            "learning_mesh": self.learning._asdict(),
+            "training_mesh": self.training._asdict(),
             "assumed": {
                 "completion_tokens": self.load.completion_tokens,
                 "train_questions": self.load.train_questions,
@@ -231,13 +231,13 @@ def remedies(plan: Plan, estimate: Estimate) -> list[str]:
         if (fewer := _smaller(now, share, sizes.batch)) is not None:
             found.append(f"{option}.questions_per_batch={fewer}")
     else:
-        section, sizes = "learning_mesh", plan.learning
+        section, sizes = "training_mesh", plan.training
         options = getattr(config, stage)
         now = options.micro_batch_size or options.batch_size
         if (fewer := _smaller(now, share, sizes.batch)) is not None and now % fewer == 0:
             found.append(f"{stage}.micro_batch_size={fewer}")
-        if not config.learning.remat:
-            found.append("learning.remat=true")
+        if not config.training.remat:
+            found.append("training.remat=true")
     more = [
         f"{section}.{axis}={2 * size}"
         for axis, size in (("tensor", sizes.tensor), ("fsdp", sizes.fsdp))

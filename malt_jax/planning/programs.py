@@ -25,7 +25,7 @@ from malt_jax.model.llama import Llama, Params, abstract_variables, logical_axes
 from malt_jax.planning.workload import RoleLengths, Workload
 from malt_jax.sampling.cache import bucket, empty_level, prefill
 from malt_jax.sampling.decode import cache_sizes, decode_chunk, grow, initial_state, node_keys
-from malt_jax.sampling.token import Filters
+from malt_jax.sampling.token import SamplingParameters
 from malt_jax.sharding.mesh import Meshes, Sizes
 from malt_jax.sharding.rules import abstract, batch_shards
 from malt_jax.training.batches import BATCH_AXES, Batch, Batches, Example
@@ -82,7 +82,7 @@ def programs(
     resident = _resident(trained, sampled)
     listed = [
         *_sampling_programs(config, sampled, resident, load, "trees"),
-        *_learning_programs(config, Policy(trained, config.learning.method), load),
+        *_training_programs(config, Policy(trained, config.training.method), load),
         *_sampling_programs(config, sampled, resident, load, "evaluation"),
     ]
     return [program for program in listed if program.calls]
@@ -99,7 +99,7 @@ def _base(model: Llama) -> Params:
 
 
 def _resident(trained: Llama, sampled: Llama) -> Params | None:
-    """The base weights as learning has them, which stay where they are while sampling has a copy of
+    """The base weights as training has them, which stay where they are while sampling has a copy of
     its own; None if it has none."""
     base = _base(trained)
     merged = trained.lora is not None and sampled.lora is None
@@ -120,7 +120,7 @@ def _sampling_programs(
         questions = min(config.evaluation.questions_per_batch, asked)
         branching = (config.evaluation.votes,) + (1,) * (len(roles) - 1)
         # The untrained and the SFT policy; the policy after DPO from the first role that differs.
-        differs = [role.name in config.learning.dpo_roles for role in roles]
+        differs = [role.name in config.training.dpo_roles for role in roles]
         repetitions = [
             config.evaluation.seeds * (3 if any(differs[: depth + 1]) else 2)
             for depth in range(len(roles))
@@ -193,8 +193,8 @@ def _role_programs(
 
     keys = jax.eval_shape(lambda: node_keys(jax.random.key(0), np.arange(nodes[0]), nodes[1:]))
     keys = abstract(model.mesh, keys, P("batch"))
-    filters = jax.eval_shape(lambda: Filters.create(0.0))
-    filters = abstract(model.mesh, filters, P())
+    parameters = jax.eval_shape(lambda: SamplingParameters.create(0.0))
+    parameters = abstract(model.mesh, parameters, P())
     chunk, before = config.sampling.chunk, 0
     state = None
     for size in cache_sizes(config.sampling.max_tokens, chunk):
@@ -219,7 +219,7 @@ def _role_programs(
             stage,
             decode_chunk,
             (
-                *(model, variables, ancestors, state, keys, filters),
+                *(model, variables, ancestors, state, keys, parameters),
                 *(replicated(np.zeros(STOP_IDS, np.int32)), replicated(np.int32(0)), chunk),
             ),
             mesh,
@@ -238,7 +238,7 @@ def _decode_state(model: Llama, nodes: tuple[int, ...], size: int) -> Any:
     return abstract(model.mesh, state, state.axes)
 
 
-def _learning_programs(config: Config, policy: Policy, load: Workload) -> Iterator[Program]:
+def _training_programs(config: Config, policy: Policy, load: Workload) -> Iterator[Program]:
     base = _base(policy.model)
     trainable = policy.like()
     dpo = config.dpo
@@ -251,7 +251,7 @@ def _learning_programs(config: Config, policy: Policy, load: Workload) -> Iterat
             yield _update(
                 name, policy, SftObjective(), config.sft, base, batch, rows, config.rounds
             )
-        if role.name not in config.learning.dpo_roles or not pairs:
+        if role.name not in config.training.dpo_roles or not pairs:
             continue
         batch = _batch(role, load.completion_tokens, dpo.batch_size, 2, policy)
         name = f"dpo/{role.name}"

@@ -56,7 +56,7 @@ def _heading(plan: Plan) -> str:
         f" {load.train_questions} training questions, {load.test_questions} test questions,"
         f" {config.sampling.questions_per_batch} trees at once; completions of"
         f" {load.completion_tokens} tokens, longest sequence {longest}\n"
-        f"sampling on {plan.sampling}, learning on {plan.learning}"
+        f"sampling on {plan.sampling}, training on {plan.training}"
     )
 
 

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int, Key
 from malt_jax.model.levels import Level, level_axes
 from malt_jax.model.llama import Llama, Params, forward, next_logits
 from malt_jax.sampling.cache import append, empty_level
-from malt_jax.sampling.token import Filters, draw
-from malt_jax.sharding.rules import batch_shards, constrain, place, to_host
+from malt_jax.sampling.token import SamplingParameters, draw
+from malt_jax.sharding.rules import batch_shards, constrain, device_put, to_host
 
 ROOM = 64
 """Tokens that a new cache level holds at least; below, another program costs more than it saves."""
@@ -45,7 +45,7 @@ class Completions:
     tokens: Int[np.ndarray, "*N T"]
     """Sampled ids, the stop token included; zeros behind the length."""
     log_probabilities: Float[np.ndarray, "*N T"]
-    """Of each token under the model at temperature 1 and without filters."""
+    """Of each token under the model at temperature 1, over the whole vocabulary."""
     lengths: Int[np.ndarray, "*N"]
     finish: Int[np.ndarray, "*N"]
     """Values of `Finish`."""
@@ -124,7 +124,7 @@ def decode(
     ancestors: tuple[Level, ...],
     first: Int[np.ndarray, "*N"],
     keys: Key[Array, "*N"],
-    filters: Filters,
+    parameters: SamplingParameters,
     *,
     stop_ids: Sequence[int],
     max_tokens: int,
@@ -151,10 +151,10 @@ def decode(
     """
     mesh = model.mesh
     shards = batch_shards(mesh)
-    stops = place(mesh, np.array(sorted(stop_ids), np.int32), P())
-    limit = place(mesh, np.int32(max_tokens), P())
-    keys, first = place(mesh, (keys, first.astype(np.int32)), P("batch"))
-    filters = place(mesh, filters, P())
+    stops = device_put(mesh, np.array(sorted(stop_ids), np.int32), P())
+    limit = device_put(mesh, np.int32(max_tokens), P())
+    keys, first = device_put(mesh, (keys, first.astype(np.int32)), P("batch"))
+    parameters = device_put(mesh, parameters, P())
     sizes = cache_sizes(max_tokens, chunk)
     state = initial_state(model, first, next(sizes))
     done = _Results(first.shape, max_tokens)
@@ -163,7 +163,9 @@ def decode(
     while True:
         if int(state.step) == state.size:
             state = grow(state, next(sizes), mesh)
-        state = decode_chunk(model, variables, ancestors, state, keys, filters, stops, limit, chunk)
+        state = decode_chunk(
+            model, variables, ancestors, state, keys, parameters, stops, limit, chunk
+        )
         if on_chunk is not None:
             on_chunk(state)
         running = to_host(state.finish).reshape(shards, len(rows) // shards, -1) == Finish.RUNNING
@@ -175,7 +177,7 @@ def decode(
             done.record(rows, state)
             # Finished questions fill up the half, so that its size does not depend on their number.
             kept = np.sort(np.argsort(~alive, axis=1, kind="stable")[:, :half])
-            part = place(mesh, kept, P("batch"))
+            part = device_put(mesh, kept, P("batch"))
             state, ancestors, keys = _of_questions(state, ancestors, keys, part, mesh)
             rows = np.take_along_axis(rows.reshape(alive.shape), kept, axis=1).reshape(-1)
     done.record(rows, state)
@@ -216,7 +218,7 @@ def decode_chunk(
     ancestors: tuple[Level, ...],
     state: DecodeState,
     keys: Key[Array, "*N"],
-    filters: Filters,
+    parameters: SamplingParameters,
     stop_ids: Int[Array, "stops"],
     max_tokens: Int[Array, ""],
     chunk: int,
@@ -231,7 +233,7 @@ def decode_chunk(
         return (state.step < end) & jnp.any(state.finish == Finish.RUNNING)
 
     def advance(state: DecodeState) -> DecodeState:
-        return _step(model, variables, ancestors, state, keys, filters, stop_ids, max_tokens)
+        return _step(model, variables, ancestors, state, keys, parameters, stop_ids, max_tokens)
 
     return constrain(model.mesh, jax.lax.while_loop(go_on, advance, state), state.axes)
 
@@ -242,7 +244,7 @@ def _step(
     ancestors: tuple[Level, ...],
     state: DecodeState,
     keys: Key[Array, "*N"],
-    filters: Filters,
+    parameters: SamplingParameters,
     stop_ids: Int[Array, "stops"],
     max_tokens: Int[Array, ""],
 ) -> DecodeState:
@@ -255,7 +257,7 @@ def _step(
     # Drawing looks at the whole vocabulary, several times.
     logits = constrain(model.mesh, next_logits(model, variables, rows), P("batch"))
     position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), state.step)
-    drawn = draw(logits, position_keys, filters)
+    drawn = draw(logits, position_keys, parameters)
     tokens, log_probabilities = (x.reshape(state.last.shape) for x in drawn)
 
     running = state.finish == Finish.RUNNING

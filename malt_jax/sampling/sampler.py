@@ -13,8 +13,8 @@ from malt_jax.model.levels import Level
 from malt_jax.model.llama import Llama, Params
 from malt_jax.sampling.cache import pad_segments, prefill
 from malt_jax.sampling.decode import Completions, DecodeState, decode, node_keys
-from malt_jax.sampling.token import Filters
-from malt_jax.sharding.rules import batch_shards, place
+from malt_jax.sampling.token import SamplingParameters
+from malt_jax.sharding.rules import batch_shards, device_put
 
 Segments = Sequence[Sequence[int]]
 """Token ids of every node of one level, in row-major order of its leading axes."""
@@ -25,7 +25,7 @@ class Sampler:
     """A model and the settings that its completions are drawn with."""
 
     model: Llama
-    filters: Filters
+    parameters: SamplingParameters
     stop_ids: tuple[int, ...]
     max_tokens: int
     chunk: int
@@ -71,7 +71,7 @@ class Sampler:
                 first = np.array([segment[-1] for segment in segments], np.int32)
                 segments = [segment[:-1] for segment in segments]
             tokens, lengths = pad_segments(segments, leading)
-            tokens, lengths = place(mesh, (tokens, lengths), P("batch") if leading else P())
+            tokens, lengths = device_put(mesh, (tokens, lengths), P("batch") if leading else P())
             level = prefill(self.model, variables, tokens, lengths, ancestors)
             ancestors = (*ancestors, level)
         forked = np.repeat(first, branching[-1]).reshape(rows, *branching)
@@ -81,7 +81,7 @@ class Sampler:
             ancestors,
             forked,
             node_keys(key, questions, branching, first_branch),
-            self.filters,
+            self.parameters,
             stop_ids=self.stop_ids,
             max_tokens=self.max_tokens,
             chunk=self.chunk,

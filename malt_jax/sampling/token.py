@@ -13,7 +13,7 @@ _BLOCK = 128
 """Vocabulary entries per block of the two-level inverse of the cumulative distribution."""
 
 
-class Filters(flax.struct.PyTreeNode):
+class SamplingParameters(flax.struct.PyTreeNode):
     """How tokens are drawn. All values are traced: changing one compiles nothing."""
 
     temperature: Float[Array, ""]
@@ -24,12 +24,12 @@ class Filters(flax.struct.PyTreeNode):
     """Number of most probable tokens; 0 switches it off."""
 
     @classmethod
-    def create(cls, temperature: float, top_p: float = 1.0, top_k: int = 0) -> Filters:
+    def create(cls, temperature: float, top_p: float = 1.0, top_k: int = 0) -> SamplingParameters:
         return cls(jnp.float32(temperature), jnp.float32(top_p), jnp.int32(top_k))
 
 
 def draw(
-    logits: Float[Array, "*B V"], keys: Key[Array, "*B"], filters: Filters
+    logits: Float[Array, "*B V"], keys: Key[Array, "*B"], parameters: SamplingParameters
 ) -> tuple[Int[Array, "*B"], Float[Array, "*B"]]:
     """Draws one token for every row, each from its own key.
 
@@ -39,17 +39,17 @@ def draw(
     a categorical draw by Gumbel noise needs.
 
     Returns the tokens and their log-probabilities under the unfiltered distribution at
-    temperature 1, which is the policy that learning sees.
+    temperature 1, which is the policy that training sees.
     """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    greedy = filters.temperature <= 0
-    temperature = jnp.where(greedy, 1.0, filters.temperature)
+    greedy = parameters.temperature <= 0
+    temperature = jnp.where(greedy, 1.0, parameters.temperature)
     probabilities = jax.nn.softmax(log_probabilities / temperature, axis=-1)
     probabilities = jax.lax.cond(
-        filters.top_k > 0, lambda p: _keep_top_k(p, filters.top_k), lambda p: p, probabilities
+        parameters.top_k > 0, lambda p: _keep_top_k(p, parameters.top_k), lambda p: p, probabilities
     )
     probabilities = jax.lax.cond(
-        filters.top_p < 1, lambda p: _keep_top_p(p, filters.top_p), lambda p: p, probabilities
+        parameters.top_p < 1, lambda p: _keep_top_p(p, parameters.top_p), lambda p: p, probabilities
     )
     uniform = _uniform(keys)
     drawn = jnp.where(greedy, jnp.argmax(logits, axis=-1), _inverse_cdf(probabilities, uniform))

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLING_SHARE = 1 / 3
 """Of a device's memory that the weights may take when sampling; the rest is for the cache, for what
-a step computes, and for learning's copy of the weights."""
-LEARNING_SHARE = 1 / 16
+a step computes, and for training's copy of the weights."""
+TRAINING_SHARE = 1 / 16
 """Of a device's memory up to which copies of what is trained are worth the gathers they save."""
 
 _FULL_STATE_BYTES = 16
@@ -76,7 +76,7 @@ class Meshes:
     """Two meshes over the same devices."""
 
     sampling: Mesh
-    learning: Mesh
+    training: Mesh
 
 
 def meshes(
@@ -84,7 +84,7 @@ def meshes(
 ) -> Meshes:
     """The meshes of a run over the given devices (None: all), as `choose` says.
 
-    Raises UserError for options of sampling_mesh or learning_mesh that do not fit.
+    Raises UserError for options of sampling_mesh or training_mesh that do not fit.
     """
     devices = jax.devices() if devices is None else devices
     chosen = choose(config, shape, dtype, Hardware.of(devices))
@@ -107,18 +107,18 @@ def build(sizes: Sizes, devices: Sequence[Any]) -> Mesh:
 def choose(
     config: Config, shape: LlamaConfig, dtype: Any, hardware: Hardware
 ) -> tuple[Sizes, Sizes]:
-    """Sizes of the meshes for sampling and for learning; what the options fix stays fixed.
+    """Sizes of the meshes for sampling and for training; what the options fix stays fixed.
 
     Sampling splits the weights over "tensor" only as far as memory demands, since a step of a
     decode is too short for more communication than it needs, and has copies of them on "data".
-    Learning splits them over "fsdp" as far as the rows of a batch go, and the rest over "tensor";
+    Training splits them over "fsdp" as far as the rows of a batch go, and the rest over "tensor";
     it has copies only of models that are small for the devices.
 
     Raises UserError, which names the number to change, when no sizes fit.
     """
     weights = shape.num_parameters * jnp.dtype(dtype).itemsize
     trained = weights
-    if config.learning.method == "full":
+    if config.training.method == "full":
         trained += shape.num_parameters * _FULL_STATE_BYTES
 
     def sampling_rank(sizes: Sizes) -> tuple[Any, ...]:
@@ -127,15 +127,15 @@ def choose(
         idle = config.sampling.questions_per_batch % sizes.batch != 0
         return excess, sizes.fsdp, idle, sizes.tensor
 
-    def learning_rank(sizes: Sizes) -> tuple[Any, ...]:
+    def training_rank(sizes: Sizes) -> tuple[Any, ...]:
         each = trained / (sizes.fsdp * sizes.tensor)
-        excess = max(0.0, each - LEARNING_SHARE * hardware.memory)
+        excess = max(0.0, each - TRAINING_SHARE * hardware.memory)
         return excess, sizes.tensor, sizes.fsdp
 
     chosen = []
     for stage, wanted, rank, needed in (
         ("sampling", config.sampling_mesh, sampling_rank, weights),
-        ("learning", config.learning_mesh, learning_rank, trained),
+        ("training", config.training_mesh, training_rank, trained),
     ):
         sizes = min(fitting(f"{stage}_mesh", wanted, config, shape, hardware), key=rank)
         if hardware.devices > 1:
@@ -208,7 +208,7 @@ def _problems(
             f"{section}.data={sizes.data} is not a multiple of the {hardware.slices} slices, and"
             " only data may cross the network between slices"
         )
-    if section != "learning_mesh":
+    if section != "training_mesh":
         return
     for stage, options in (("sft", config.sft), ("dpo", config.dpo)):
         name, rows = "batch_size", options.batch_size

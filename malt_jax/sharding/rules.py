@@ -27,7 +27,7 @@ AnyMesh = Mesh | AbstractMesh
 DATA, FSDP, TENSOR = MESH_AXES
 
 RULES: Mapping[str, tuple[str, ...]] = {
-    # Activations: questions when sampling, rows when learning.
+    # Activations: questions when sampling, rows when training.
     "batch": (DATA, FSDP),
     # Weights, adapters, their optimiser states and what they compute.
     "vocab": (TENSOR,),
@@ -95,7 +95,7 @@ def constrain(mesh: Mesh | None, tree: Tree, axes: Any) -> Tree:
     return jax.tree.map(fix, axes, tree)
 
 
-def gathered(mesh: Mesh | None, weight: Array, axes: P) -> Array:
+def all_gather(mesh: Mesh | None, weight: Array, axes: P) -> Array:
     """Inside jit: a weight of which every device has all that it multiplies with.
 
     Collects the parts along "fsdp", for the one layer that is being computed.
@@ -106,7 +106,7 @@ def gathered(mesh: Mesh | None, weight: Array, axes: P) -> Array:
     return jax.lax.with_sharding_constraint(weight, where)
 
 
-def place(mesh: Mesh | None, tree: Tree, axes: Any) -> Tree:
+def device_put(mesh: Mesh | None, tree: Tree, axes: Any) -> Tree:
     """Host arrays, the same in every process, or arrays that lie otherwise, as arrays that lie as
     their logical axes, a prefix tree, say. What lies so already is not copied."""
     if mesh is None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from malt_jax.config import DpoConfig
 from malt_jax.model.llama import Params
-from malt_jax.sharding.rules import place, to_host
+from malt_jax.sharding.rules import device_put, to_host
 from malt_jax.training.batches import BATCH_AXES, Batches, Example
 from malt_jax.training.loop import OnStep, Saver, Trained, fit, rows_that_fit
 from malt_jax.training.policy import Policy
@@ -30,12 +30,12 @@ def reference_logps(
     kept, _ = rows_that_fit(examples, policy, "preference pairs")
     batches = Batches([examples[i] for i in kept], batch_size, seed=0)
     mesh = policy.model.mesh
-    reference = place(mesh, reference, policy.axes)
+    reference = device_put(mesh, reference, policy.axes)
     logps = np.full((len(examples), len(examples[0].completions)), np.nan, np.float32)
     for step in range(batches.steps_per_epoch):
         batch = batches.batch(0, step)
         real = np.asarray(batch.rows) >= 0
-        placed = place(mesh, batch, BATCH_AXES)
+        placed = device_put(mesh, batch, BATCH_AXES)
         values = to_host(completion_logps(policy, base, reference, placed))
         logps[np.asarray(kept)[batch.rows[real]]] = values[real]
     return logps

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from malt_jax.config import DpoConfig, SftConfig
 from malt_jax.errors import UserError
 from malt_jax.model.llama import Params
-from malt_jax.sharding.rules import place
+from malt_jax.sharding.rules import device_put
 from malt_jax.training.batches import BATCH_AXES, Batches, Example, within_limit
 from malt_jax.training.optimizer import epochs_for
 from malt_jax.training.policy import Policy
@@ -103,12 +103,12 @@ def fit(
     per_epoch = batches.steps_per_epoch
     steps = epochs * per_epoch
     mesh = policy.model.mesh
-    start = place(mesh, start, policy.axes)
-    state = place(mesh, init_state(start, config), state_axes(policy, config))
+    start = device_put(mesh, start, policy.axes)
+    state = device_put(mesh, init_state(start, config), state_axes(policy, config))
     if saver is not None:
         state = saver.restore(state)
     first = int(state.step)
-    key, total_steps = place(mesh, (jax.random.key(seed), np.int32(steps)), P())
+    key, total_steps = device_put(mesh, (jax.random.key(seed), np.int32(steps)), P())
     history: list[StepMetrics] = []
     began = time.monotonic()
 
@@ -124,7 +124,7 @@ def fit(
 
     pending: Metrics | None = None
     for step in range(first, steps):
-        batch = place(mesh, batches.batch(step // per_epoch, step % per_epoch), BATCH_AXES)
+        batch = device_put(mesh, batches.batch(step // per_epoch, step % per_epoch), BATCH_AXES)
         state, metrics = train_step(policy, objective, config, state, base, batch, total_steps, key)
         if pending is not None:
             record(pending)

@@ -19,7 +19,7 @@ from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
 from malt_jax.model.llama import Block, Llama, Params, forward
 from malt_jax.model.rope import rotation
 from malt_jax.sampling.sampler import Sampler
-from malt_jax.sampling.token import Filters
+from malt_jax.sampling.token import SamplingParameters
 
 TOLERANCE = 2e-4
 
@@ -157,8 +157,8 @@ def test_the_sampler_decodes_smollm2_greedily_as_transformers_does(
     tokenizer = smollm2.tokenizer
     chats = [tokenizer.render([{"role": "user", "content": text}]) for text in PROMPTS]
     prompts = [tokenizer.encode(chat, special=True) for chat in chats]
-    model, filters = Llama(smollm2.config), Filters.create(0.0)
-    sampler = Sampler(model, filters, tokenizer.stop_ids, max_tokens=24, chunk=24)
+    model, parameters = Llama(smollm2.config), SamplingParameters.create(0.0)
+    sampler = Sampler(model, parameters, tokenizer.stop_ids, max_tokens=24, chunk=24)
     variables, ids = {"params": smollm2.params}, np.arange(len(prompts))
     ours = sampler.sample(variables, [[()], prompts], (1,), ids, jax.random.key(0))
     for row, prompt in enumerate(prompts):

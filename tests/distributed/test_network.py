@@ -41,7 +41,7 @@ def until_small(x):
 
 
 def sometimes(x):
-    def gathered(x):
+    def all_gather(x):
         return lax.all_gather(x, "tensor").sum(0)
 
     return lax.cond(x[0, 0] > 0, gathered, lambda x: lax.psum(x, "tensor"), x)

@@ -12,7 +12,7 @@ from malt_jax.errors import UserError
 from malt_jax.experiment import Experiment, prepare
 from malt_jax.malt.tree import Tree, expand, from_parquet, graded, to_parquet
 from malt_jax.sampling.decode import node_keys
-from malt_jax.sampling.token import Filters
+from malt_jax.sampling.token import SamplingParameters
 from malt_jax.train import QUICKSTART
 from tests.sampling.naive import decode_naively
 
@@ -48,7 +48,7 @@ def test_every_role_reads_what_its_ancestors_wrote(experiment: Experiment, tree:
         experiment.variables(None),
         rows,
         keys,
-        Filters.create(1.0),
+        SamplingParameters.create(1.0),
         stop_ids=experiment.sampler.stop_ids,
         max_tokens=40,
     )

@@ -39,7 +39,7 @@ def test_the_cheapest_that_fits_is_taken_and_no_more_are_tried() -> None:
 def subject_and_place() -> tuple[Subject, Place]:
     options = [
         "sampling.max_tokens=16",
-        "learning.dpo_roles=[]",
+        "training.dpo_roles=[]",
         "pipeline.roles=[{name: generator, branching: 2}]",
     ]
     chip = CHIPS["TPU v5 lite"]
@@ -66,7 +66,7 @@ def test_a_larger_batch_is_faster_until_it_does_not_fit(
     assert refused == [8]
     # The whole batch at once is fastest, and fits.
     assert found.sft.micro_batch_size == found.sft.batch_size
-    assert (found.sampling_mesh.data, found.learning_mesh.tensor) == (1, 1)
+    assert (found.sampling_mesh.data, found.training_mesh.tensor) == (1, 1)
 
 
 def test_arguments_that_are_too_large_are_not_compiled(
@@ -103,11 +103,11 @@ small = [
     *("sampling.max_tokens=32", "sampling.questions_per_batch=8", "sampling.chunk=16"),
     *("sft.batch_size=16", "sft.micro_batch_size=8", "dpo.batch_size=8"),
     "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 2}]",
-    "learning.dpo_roles=[verifier]",
+    "training.dpo_roles=[verifier]",
 ]
 for data, fsdp, tensor in ((4, 1, 2), (2, 2, 2)):
     sizes = f"{{data: {data}, fsdp: {fsdp}, tensor: {tensor}}}"
-    meshes = [f"sampling_mesh={sizes}", f"learning_mesh={sizes}"]
+    meshes = [f"sampling_mesh={sizes}", f"training_mesh={sizes}"]
     config = load_config(None, [*small, *meshes])
     subject = Subject.of(config, Assumptions(question_tokens=32), place)
     for program in subject.programs(place)[2]:
@@ -131,19 +131,19 @@ from malt_jax.planning.workload import Assumptions
 fit.MOST_QUESTIONS = 8
 
 def compile(program):
-    # Splitting weights costs learning much communication, so it likes whole ones best.
+    # Splitting weights costs training much communication, so it likes whole ones best.
     mesh = program.mesh
     received = 1e12 * (mesh.fsdp * mesh.tensor - 1) if program.updates else 0.0
     return Compiled(argument_bytes(program), 0, 0, received)
 
 place = dataclasses.replace(place_of(None), chip=CHIPS["TPU v5 lite"])
-small = ["pipeline.roles=[{name: generator, branching: 2}]", "learning.dpo_roles=[]"]
+small = ["pipeline.roles=[{name: generator, branching: 2}]", "training.dpo_roles=[]"]
 config = load_config(None, [*small, "sampling_mesh={data: 4, fsdp: 1, tensor: 2}"])
 for megabytes in (100.0, 4.6):
     limited = dataclasses.replace(place, hbm_limit=int(megabytes * 1e6))
     subject = Subject.of(config, Assumptions(question_tokens=32), limited)
     found = fastest_that_fits(subject, limited, remembering(compile))
-    mesh = found.config.learning_mesh
+    mesh = found.config.training_mesh
     print(megabytes, plan(found, limited, compile).fits, mesh.fsdp * mesh.tensor)
 """
 
@@ -152,7 +152,7 @@ for megabytes in (100.0, 4.6):
 def test_learning_leaves_room_for_sampling() -> None:
     lines = on_eight_devices(TOGETHER)
     assert [line[:2] for line in lines] == [["100.0", "True"], ["4.6", "True"]]
-    # Where there is little memory, learning's copy of the weights has to be split.
+    # Where there is little memory, training's copy of the weights has to be split.
     assert int(lines[0][2]) == 1 < int(lines[1][2])
 
 

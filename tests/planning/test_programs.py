@@ -30,7 +30,7 @@ OPTIONS = [
     *("task.train_questions=4", "task.test_questions=3", "sft.batch_size=4", "dpo.batch_size=4"),
     *("sft.epochs=2", "dpo.epochs=2"),
     "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 3}]",
-    "learning.dpo_roles=[verifier]",
+    "training.dpo_roles=[verifier]",
 ]
 
 
@@ -69,9 +69,9 @@ def test_sampling(experiment, planned, stage: str, monkeypatch: pytest.MonkeyPat
         called["prefill", shapes((variables, tokens, lengths, ancestors))] += 1
         return empty_level(model, lengths.shape, tokens.shape[-1])
 
-    def fake_chunk(model, variables, ancestors, state, keys, filters, stops, limit, chunk):
+    def fake_chunk(model, variables, ancestors, state, keys, parameters, stops, limit, chunk):
         # The number of stop tokens is the tokenizer's.
-        called["decode", shapes((variables, ancestors, state, keys, filters, limit))] += 1
+        called["decode", shapes((variables, ancestors, state, keys, parameters, limit))] += 1
         step = jnp.minimum(state.step + chunk, state.size)
         ended = Finish.LENGTH if int(step) == 80 else Finish.RUNNING
         full = jnp.full(state.lengths.shape, step, jnp.int32)
@@ -134,7 +134,7 @@ def test_learning(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
             ]
             if branches == 1:
                 train_sft(policy, base, start, examples, config.sft, seed=0)
-            elif prompt.role.name in config.learning.dpo_roles:
+            elif prompt.role.name in config.training.dpo_roles:
                 train_dpo(policy, base, start, examples, config.dpo, seed=0)
     wanted: Counter = Counter()
     for program in listed:

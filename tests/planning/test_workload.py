@@ -53,7 +53,7 @@ def test_a_task_without_questions_of_its_own_needs_a_file() -> None:
 
 @pytest.mark.parametrize("right", [0.5, 0.3])
 def test_rows_and_pairs_are_those_expected_of_independent_completions(right: float) -> None:
-    overrides = [ROLES, "learning.dpo_roles=[verifier]", "task.train_questions=100"]
+    overrides = [ROLES, "training.dpo_roles=[verifier]", "task.train_questions=100"]
     load = workload(load_config(None, overrides), TOKENIZER, Assumptions(5, 4, right))
     # The last role's rewards decide its own labels: all outcomes of one prompt's three completions.
     rows = pairs = 0.0

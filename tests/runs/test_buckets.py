@@ -33,7 +33,7 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.fixture
-def place(bucket: str, request: pytest.FixtureRequest) -> UPath:
+def device_put(bucket: str, request: pytest.FixtureRequest) -> UPath:
     return location(f"{bucket}/{request.node.name}/run")
 
 

@@ -95,7 +95,7 @@ def test_a_directory_that_is_not_shared_is_refused_by_all(
 
 
 def test_a_run_may_go_on_in_another_place(tmp_path: Path) -> None:
-    place = ["processes.count=2", "processes.coordinator=a:1", "learning_mesh.fsdp=2"]
+    place = ["processes.count=2", "processes.coordinator=a:1", "training_mesh.fsdp=2"]
     with open_run(tmp_path, load_config(None, [*place, "processes.index=0"])):
         pass
     with open_run(tmp_path, CONFIG):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from malt_jax.model.llama import Llama, Params, forward, next_logits
 from malt_jax.sampling.decode import Completions, Finish
-from malt_jax.sampling.token import Filters, draw
+from malt_jax.sampling.token import SamplingParameters, draw
 
 
 def decode_naively(
@@ -20,7 +20,7 @@ def decode_naively(
     variables: Params,
     prompts: Sequence[Sequence[int]],
     keys: Key[Array, "B"],
-    filters: Filters,
+    parameters: SamplingParameters,
     *,
     stop_ids: Sequence[int],
     max_tokens: int,
@@ -41,7 +41,7 @@ def decode_naively(
     for step in range(max_tokens):
         logits = _last_logits(model, variables, jnp.asarray(tokens), jnp.asarray(starts + step))
         position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        drawn, chosen = jax.device_get(draw(logits, position_keys, filters))
+        drawn, chosen = jax.device_get(draw(logits, position_keys, parameters))
         for row in np.flatnonzero(finish == Finish.RUNNING).tolist():
             tokens[row, starts[row] + step] = drawn[row]
             log_probabilities[row, step] = chosen[row]

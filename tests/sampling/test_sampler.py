@@ -8,7 +8,7 @@ import pytest
 from malt_jax.sampling.cache import bucket, pad_segments, prefill
 from malt_jax.sampling.decode import Completions, Finish, decode_chunk, node_keys
 from malt_jax.sampling.sampler import Sampler, prompt_rows
-from malt_jax.sampling.token import Filters
+from malt_jax.sampling.token import SamplingParameters
 from tests.model.small import small_model
 from tests.sampling.naive import decode_naively
 
@@ -32,7 +32,12 @@ def ragged_levels(questions: int, branching: tuple[int, ...]) -> list[list[list[
 
 
 def sampler(**change: object) -> Sampler:
-    settings = {"filters": Filters.create(0.8), "stop_ids": STOPS, "max_tokens": 20, "chunk": 8}
+    settings = {
+        "parameters": SamplingParameters.create(0.8),
+        "stop_ids": STOPS,
+        "max_tokens": 20,
+        "chunk": 8,
+    }
     return Sampler(MODEL, **{**settings, **change})
 
 
@@ -49,7 +54,7 @@ def test_shared_levels_equal_the_naive_reference(sampled: Completions) -> None:
     rows = [row for row in prompt_rows(LEVELS) for _ in range(BRANCHING[-1])]
     keys = node_keys(KEY, IDS, BRANCHING).reshape(-1)
     naive = decode_naively(
-        MODEL, VARIABLES, rows, keys, Filters.create(0.8), stop_ids=STOPS, max_tokens=20
+        MODEL, VARIABLES, rows, keys, SamplingParameters.create(0.8), stop_ids=STOPS, max_tokens=20
     )
     flat = sampled.tokens.reshape(len(rows), -1)
     np.testing.assert_array_equal(flat, naive.tokens)
@@ -104,8 +109,10 @@ def test_draws_depend_on_key_question_and_path(sampled: Completions) -> None:
 def test_programs_are_compiled_once_a_shape() -> None:
     sampler().sample(VARIABLES, LEVELS, BRANCHING, IDS, KEY)
     prefills, decodes = prefill._cache_size(), decode_chunk._cache_size()
-    for filters in (Filters.create(0.0), Filters.create(1.0, 0.9, 5)):
-        sampler(filters=filters, max_tokens=20).sample(VARIABLES, LEVELS, BRANCHING, IDS + 9, KEY)
+    for parameters in (SamplingParameters.create(0.0), SamplingParameters.create(1.0, 0.9, 5)):
+        sampler(parameters=parameters, max_tokens=20).sample(
+            VARIABLES, LEVELS, BRANCHING, IDS + 9, KEY
+        )
     assert (prefill._cache_size(), decode_chunk._cache_size()) == (prefills, decodes)
 
 

@@ -7,16 +7,18 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from malt_jax.sampling.token import Filters, draw
+from malt_jax.sampling.token import SamplingParameters, draw
 
 draw = jax.jit(draw)
 
 
-def support(logits: np.ndarray, filters: Filters, draws: int = 4000) -> tuple[set[int], np.ndarray]:
+def support(
+    logits: np.ndarray, parameters: SamplingParameters, draws: int = 4000
+) -> tuple[set[int], np.ndarray]:
     """The tokens that are ever drawn, and how often each is."""
     keys = jax.random.split(jax.random.key(0), draws)
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits)))
-    tokens, _ = draw(rows, keys, filters)
+    tokens, _ = draw(rows, keys, parameters)
     counts = np.bincount(tokens, minlength=len(logits))
     return set(np.flatnonzero(counts).tolist()), counts / draws
 
@@ -24,7 +26,7 @@ def support(logits: np.ndarray, filters: Filters, draws: int = 4000) -> tuple[se
 @pytest.mark.parametrize("size", [5, 128, 300])
 def test_frequencies_are_the_probabilities(size: int) -> None:
     logits = np.random.default_rng(0).normal(size=size) * 2
-    _, frequencies = support(logits, Filters.create(0.7), draws=20_000)
+    _, frequencies = support(logits, SamplingParameters.create(0.7), draws=20_000)
     want = np.exp(logits / 0.7) / np.exp(logits / 0.7).sum()
     np.testing.assert_allclose(frequencies, want, atol=4 * np.sqrt(0.25 / 20_000))
 
@@ -38,7 +40,7 @@ def test_the_kept_tokens_are_those_of_transformers(top_k: int, top_p: float) -> 
     if top_p < 1:
         scores = TopPLogitsWarper(top_p)(None, scores)
     want = torch.softmax(scores, -1)[0].numpy()
-    seen, frequencies = support(logits, Filters.create(0.9, top_p, top_k))
+    seen, frequencies = support(logits, SamplingParameters.create(0.9, top_p, top_k))
     assert seen == set(np.flatnonzero(want > 0).tolist())
     np.testing.assert_allclose(frequencies, want, atol=0.035)
 
@@ -46,25 +48,29 @@ def test_the_kept_tokens_are_those_of_transformers(top_k: int, top_p: float) -> 
 def test_temperature_zero_is_greedy_and_log_probabilities_are_unfiltered() -> None:
     logits = np.random.default_rng(2).normal(size=(6, 50)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 6)
-    tokens, chosen = draw(jnp.asarray(logits), keys, Filters.create(0.0))
+    tokens, chosen = draw(jnp.asarray(logits), keys, SamplingParameters.create(0.0))
     np.testing.assert_array_equal(tokens, logits.argmax(-1))
     plain = torch.log_softmax(torch.tensor(logits), -1).numpy()
     np.testing.assert_allclose(chosen, plain.max(-1), atol=1e-6)
-    tokens, chosen = draw(jnp.asarray(logits), keys, Filters.create(0.5, 0.9, 10))
+    tokens, chosen = draw(jnp.asarray(logits), keys, SamplingParameters.create(0.5, 0.9, 10))
     np.testing.assert_allclose(chosen, plain[np.arange(6), np.asarray(tokens)], atol=1e-6)
 
 
 def test_impossible_tokens_are_never_drawn() -> None:
     logits = np.full(260, -np.inf)
     logits[[3, 129, 257]] = [0.0, -1.0, 1.0]
-    seen, _ = support(logits, Filters.create(1.0))
+    seen, _ = support(logits, SamplingParameters.create(1.0))
     assert seen == {3, 129, 257}
 
 
 def test_settings_are_traced() -> None:
     logits, keys = jnp.zeros((2, 10)), jax.random.split(jax.random.key(0), 2)
-    draw(logits, keys, Filters.create(1.0))
+    draw(logits, keys, SamplingParameters.create(1.0))
     before = draw._cache_size()
-    for filters in (Filters.create(0.0), Filters.create(0.3, 0.5), Filters.create(2.0, 1.0, 4)):
-        draw(logits, keys, filters)
+    for parameters in (
+        SamplingParameters.create(0.0),
+        SamplingParameters.create(0.3, 0.5),
+        SamplingParameters.create(2.0, 1.0, 4),
+    ):
+        draw(logits, keys, parameters)
     assert draw._cache_size() == before

@@ -31,8 +31,8 @@ def outcomes(mesh: Any) -> dict[str, np.ndarray]:
     from malt_jax.config import DpoConfig, LoraConfig, SftConfig
     from malt_jax.model.llama import Llama, init_params
     from malt_jax.sampling.sampler import Sampler
-    from malt_jax.sampling.token import Filters
-    from malt_jax.sharding.rules import place, to_host
+    from malt_jax.sampling.token import SamplingParameters
+    from malt_jax.sharding.rules import device_put, to_host
     from malt_jax.training.batches import Example
     from malt_jax.training.dpo import train_dpo
     from malt_jax.training.policy import Policy
@@ -59,8 +59,8 @@ def outcomes(mesh: Any) -> dict[str, np.ndarray]:
     second = train_dpo(policy, base, first.trainable, examples(2), dpo, seed=0)
 
     levels = [[tokens()], [tokens() for _ in range(QUESTIONS)]]
-    sampler = Sampler(model, Filters.create(0.8), STOPS, max_tokens=20, chunk=4)
-    adapter = place(mesh, nonzero_adapter(model.clone(mesh=None)), policy.axes)
+    sampler = Sampler(model, SamplingParameters.create(0.8), STOPS, max_tokens=20, chunk=4)
+    adapter = device_put(mesh, nonzero_adapter(model.clone(mesh=None)), policy.axes)
     variables = {"params": base, "adapter": adapter}
     ids = np.arange(QUESTIONS)
     sizes: list[int] = []
@@ -91,7 +91,7 @@ def reloaded(mesh: Any) -> dict[str, np.ndarray]:
     from malt_jax.checkpoints.weights import TensorSource, assemble, disassemble
     from malt_jax.model.llama import Llama, init_params, logical_axes
     from malt_jax.sharding.mesh import Sizes, build
-    from malt_jax.sharding.rules import place, to_host
+    from malt_jax.sharding.rules import device_put, to_host
     from tests.model.small import CONFIG
 
     config = dataclasses.replace(CONFIG, vocab_size=304)
@@ -107,7 +107,7 @@ def reloaded(mesh: Any) -> dict[str, np.ndarray]:
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     loaded = assemble(TensorSource("memory", shapes, note), config, np.float32, mesh)
     other = build(Sizes(4, 1, 2), jax.devices())
-    moved = place(other, loaded, logical_axes(model)["params"])
+    moved = device_put(other, loaded, logical_axes(model)["params"])
     same = jax.tree.map(
         lambda *copies: all(np.array_equal(copies[0], copy) for copy in copies),
         *map(to_host, (params, loaded, moved)),
@@ -133,7 +133,7 @@ def variables() -> dict[str, np.ndarray]:
     from malt_jax.train import QUICKSTART
 
     meshes = [f"sampling_mesh.{size}" for size in ("data=4", "tensor=2")]
-    experiment = prepare(load_config(QUICKSTART, [*meshes, "learning_mesh.fsdp=8"]))
+    experiment = prepare(load_config(QUICKSTART, [*meshes, "training_mesh.fsdp=8"]))
     lora, base = experiment.policy.model.lora, experiment.checkpoint.params
     assert lora is not None
     adapter = experiment.policy.init(base, jax.random.key(0))
@@ -151,7 +151,7 @@ def variables() -> dict[str, np.ndarray]:
         ),
         "shared": np.array([a is b for a, b in zip(*leaves[2:4], strict=True)]),
         "merged_share": np.array([_share(x) for x in leaves[0]]),
-        "learning_share": np.array([_share(x) for x in leaves[4]]),
+        "training_share": np.array([_share(x) for x in leaves[4]]),
     }
 
 

@@ -39,7 +39,7 @@ CASES: dict[str, tuple[Hardware, list[str]]] = {
         Hardware(devices=8, memory=64 * 2**30),
         [
             *("sampling_mesh.data=4", "sampling_mesh.tensor=2"),
-            *("learning_mesh.data=2", "learning_mesh.fsdp=2", "learning_mesh.tensor=2"),
+            *("training_mesh.data=2", "training_mesh.fsdp=2", "training_mesh.tensor=2"),
         ],
     ),
 }
@@ -58,8 +58,8 @@ def arrays(case: str) -> Arrays:
     sizes = choose(config, PRESETS[MODEL], dtype, hardware)
     # By default their axes would be JAX's explicit ones.
     automatic = (AxisType.Auto,) * len(MESH_AXES)
-    sampling, learning = (AbstractMesh(tuple(size), MESH_AXES, automatic) for size in sizes)
-    trained, sampled = models(config, PRESETS[MODEL], dtype, Meshes(sampling, learning))
+    sampling, training = (AbstractMesh(tuple(size), MESH_AXES, automatic) for size in sizes)
+    trained, sampled = models(config, PRESETS[MODEL], dtype, Meshes(sampling, training))
     described: Arrays = {}
     for title, tree in (*_sampling(config, sampled), *_learning(config, trained)):
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -85,8 +85,8 @@ def _sampling(config: Config, model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _learning(config: Config, model: Any) -> Iterator[tuple[str, Any]]:
-    where = f"learning on {Sizes(*model.mesh.axis_sizes)}"
-    policy = Policy(model, config.learning.method)
+    where = f"training on {Sizes(*model.mesh.axis_sizes)}"
+    policy = Policy(model, config.training.method)
     params = nn.unbox(abstract_variables(model))["params"]
     yield f"{where}: params", abstract(model.mesh, params, logical_axes(model)["params"])
     state = jax.eval_shape(functools.partial(init_state, config=config.dpo), policy.like())

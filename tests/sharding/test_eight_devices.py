@@ -85,4 +85,4 @@ def test_the_sampler_gets_the_weights_of_a_role_on_its_own_mesh(
     assert found["variables/error"].max() < 1e-6
     assert found["variables/same_base"].all() and found["variables/shared"].all()
     assert set(found["variables/merged_share"]) == {1 / 2, 1.0}
-    assert set(found["variables/learning_share"]) == {1 / 8, 1.0}
+    assert set(found["variables/training_share"]) == {1 / 8, 1.0}

@@ -22,7 +22,7 @@ def chosen(hardware: Hardware, *overrides: str, model: str = "llama-3.1-8b") -> 
 
 
 @pytest.mark.parametrize(
-    ("hardware", "sampling", "learning"),
+    ("hardware", "sampling", "training"),
     [
         (Hardware(1, 80 * GIB), Sizes(1, 1, 1), Sizes(1, 1, 1)),
         (Hardware(16, 15.75 * GIB), Sizes(4, 1, 4), Sizes(1, 8, 2)),  # v5e-16
@@ -33,9 +33,9 @@ def chosen(hardware: Hardware, *overrides: str, model: str = "llama-3.1-8b") -> 
     ],
 )
 def test_llama_8b_is_split_as_far_as_memory_and_batch_say(
-    hardware: Hardware, sampling: Sizes, learning: Sizes
+    hardware: Hardware, sampling: Sizes, training: Sizes
 ) -> None:
-    assert chosen(hardware) == (sampling, learning)
+    assert chosen(hardware) == (sampling, training)
 
 
 def test_small_models_are_copied_to_every_device() -> None:
@@ -45,7 +45,7 @@ def test_small_models_are_copied_to_every_device() -> None:
 def test_training_all_weights_is_split_further_than_training_adapters() -> None:
     hardware = Hardware(8, 80 * GIB)
     lora, full = (
-        chosen(hardware, f"learning.method={method}", model="llama-3.2-1b")[1]
+        chosen(hardware, f"training.method={method}", model="llama-3.2-1b")[1]
         for method in ("lora", "full")
     )
     assert lora == Sizes(8, 1, 1) and full == Sizes(1, 8, 1)
@@ -53,9 +53,9 @@ def test_training_all_weights_is_split_further_than_training_adapters() -> None:
 
 def test_options_fix_what_they_name() -> None:
     hardware = Hardware(16, 15.75 * GIB)
-    sampling, learning = chosen(hardware, "sampling_mesh.tensor=8", "learning_mesh.data=4")
+    sampling, training = chosen(hardware, "sampling_mesh.tensor=8", "training_mesh.data=4")
     assert sampling == Sizes(2, 1, 8)
-    assert learning.data == 4 and learning.devices == 16
+    assert training.data == 4 and training.devices == 16
     explicit = ["sampling_mesh.data=2", "sampling_mesh.fsdp=2", "sampling_mesh.tensor=4"]
     assert chosen(hardware, *explicit)[0] == Sizes(2, 2, 4)
 
@@ -64,17 +64,17 @@ def test_options_fix_what_they_name() -> None:
     ("overrides", "message"),
     [
         (["sampling_mesh.tensor=3"], r"sampling_mesh.tensor=3 cannot make up the 16 devices"),
-        (["learning_mesh.data=4", "learning_mesh.fsdp=8"], r"data=4 x learning_mesh.fsdp=8 cannot"),
+        (["training_mesh.data=4", "training_mesh.fsdp=8"], r"data=4 x training_mesh.fsdp=8 cannot"),
         (
             ["sampling_mesh.tensor=16"],
             r"tensor=16 does not divide the model's key-value heads of 8: .* 1, 2, 4, 8",
         ),
         (
-            ["learning_mesh.fsdp=16"],
+            ["training_mesh.fsdp=16"],
             r"= 16 does not divide sft.batch_size=8: make sft.batch_size a multiple of 16",
         ),
         (
-            ["sft.batch_size=32", "dpo.micro_batch_size=2", "learning_mesh.tensor=1"],
+            ["sft.batch_size=32", "dpo.micro_batch_size=2", "training_mesh.tensor=1"],
             r"= 16 does not divide dpo.micro_batch_size=2",
         ),
     ],
@@ -94,7 +94,7 @@ def test_widths_and_slices_are_refused_likewise() -> None:
     assert "fsdp=2 does not divide the model's model width of 4095" in str(caught.value)
     assert "tensor=2 does not divide the model's vocabulary of 128255" in str(caught.value)
     with pytest.raises(UserError, match=r"data=1 is not a multiple of the 2 slices"):
-        chosen(Hardware(8, 80 * GIB, slices=2), "learning_mesh.data=1")
+        chosen(Hardware(8, 80 * GIB, slices=2), "training_mesh.data=1")
 
 
 @pytest.mark.parametrize("value", [0, -2])
@@ -108,16 +108,16 @@ def test_the_choice_and_its_reason_are_logged(caplog: pytest.LogCaptureFixture) 
         chosen(Hardware(1, 80 * GIB))
         assert not caplog.messages
         chosen(Hardware(16, 15.75 * GIB))
-    sampling, learning = caplog.messages
+    sampling, training = caplog.messages
     assert "sampling on 16 devices: data=4 x fsdp=1 x tensor=4" in sampling
     assert "16.1 GB take 4.02 GB of each device's 16.9 GB" in sampling
-    assert "learning on 16 devices: data=1 x fsdp=8 x tensor=2" in learning
+    assert "training on 16 devices: data=1 x fsdp=8 x tensor=2" in training
 
 
 def test_a_run_has_both_meshes_over_all_devices() -> None:
     devices = jax.devices()
     placed = meshes(load_config(), PRESETS["smollm2-135m"], jnp.float32, devices)
-    for mesh in (placed.sampling, placed.learning):
+    for mesh in (placed.sampling, placed.training):
         assert mesh.axis_names == ("data", "fsdp", "tensor") and mesh.size == len(devices)
     assert build(Sizes(len(devices), 1, 1), devices).shape["data"] == len(devices)
     assert Hardware.of(devices).memory > 2**28 and math.isfinite(Hardware.of(devices).memory)

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from malt_jax.config import MESH_AXES
 from malt_jax.sharding.mesh import Sizes, build
 from malt_jax.sharding.placement import SharedCopy
-from malt_jax.sharding.rules import RULES, batch_shards, partition, place, to_host
+from malt_jax.sharding.rules import RULES, batch_shards, device_put, partition, to_host
 from tests.sharding.golden_shardings import CASES, FOLDER, arrays, device_bytes, text
 
 MEGABYTE = 1_000_000
@@ -63,14 +63,14 @@ def test_partitions_name_only_axes_that_split() -> None:
 
 def test_without_a_mesh_nothing_moves() -> None:
     tree = {"x": np.arange(3)}
-    assert place(None, tree, P("batch")) is tree
+    assert device_put(None, tree, P("batch")) is tree
     assert batch_shards(None) == 1
 
 
 def test_arrays_and_keys_are_placed_and_read_back() -> None:
     mesh = build(Sizes(1, 1, 1), jax.devices()[:1])
     tree = {"x": np.arange(6.0, dtype=np.float32), "keys": jax.random.split(jax.random.key(0), 2)}
-    placed = place(mesh, tree, P("batch"))
+    placed = device_put(mesh, tree, P("batch"))
     whole = NamedSharding(mesh, P())
     assert all(leaf.sharding.is_equivalent_to(whole, leaf.ndim) for leaf in placed.values())
     np.testing.assert_array_equal(to_host(placed["x"]), tree["x"])
