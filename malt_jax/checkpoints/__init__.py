@@ -1,1 +1,0 @@
-"""Weights and tokenizers from Hugging Face and GGUF files."""

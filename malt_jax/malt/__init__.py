@@ -1,1 +1,0 @@
-"""The method: roles, prompts, the reasoning tree, credit and rounds of training."""

@@ -1,1 +1,0 @@
-"""The Llama decoder in Flax, its LoRA adapters and its cache levels."""

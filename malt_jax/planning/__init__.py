@@ -1,1 +1,0 @@
-"""What a run needs, from programs compiled for devices that are absent."""

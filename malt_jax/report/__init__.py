@@ -1,1 +1,0 @@
-"""results.json as tables and plots."""

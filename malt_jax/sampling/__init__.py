@@ -1,1 +1,0 @@
-"""Sampling completions over the cache tree."""

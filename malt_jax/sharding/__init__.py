@@ -1,1 +1,0 @@
-"""Logical axes, meshes and arrays on devices."""

@@ -1,1 +1,0 @@
-"""Training of one role: batches, objectives, the update and the loop."""
