@@ -15,7 +15,6 @@ from malt_jax.evaluation.statistics import (
     holm,
     mcnemar,
     mean_interval,
-    paired_difference,
     pass_at_k,
     subset_protocol,
 )
@@ -80,8 +79,8 @@ def _compared(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     for family in families:
         tests = [mcnemar(outcomes[a].verdict, outcomes[b].verdict) for a, b in family]
         for (a, b), p, corrected in zip(family, tests, holm(tests), strict=True):
-            difference = paired_difference(
-                outcomes[a].correct.mean(axis=0), outcomes[b].correct.mean(axis=0)
+            difference = mean_interval(
+                outcomes[a].correct.mean(axis=0) - outcomes[b].correct.mean(axis=0)
             )
             # What both families hold keeps the first one's correction: it was asked first.
             content.setdefault(
