@@ -20,11 +20,14 @@ from malt_jax.model.llama import Llama, Params, logical_axes
 from malt_jax.model.lora import merge_adapter
 from malt_jax.sampling.sampler import Sampler
 from malt_jax.sampling.token import SamplingParameters
-from malt_jax.sharding.mesh import Meshes, meshes
+from malt_jax.sharding.mesh import Hardware, Meshes, MeshRequest, build, choose
 from malt_jax.sharding.placement import SharedCopy
 from malt_jax.sharding.rules import device_put
 from malt_jax.tasks.base import Question, Split, Task
 from malt_jax.training.policy import Policy
+
+FULL_STATE_BYTES = 16
+"""Per weight when all are trained: float32 weight, gradient and two moments of Adam."""
 
 Trainables = Mapping[str, Params]
 """What each trained role has learned, by the role's name; absent: the role is the base model."""
@@ -95,6 +98,37 @@ class Experiment:
                         f" positions, and the model has {limit}. Lower sampling.max_tokens,"
                         " shorten the question, or take a model with a longer context."
                     )
+
+
+def mesh_requests(
+    config: Config, shape: LlamaConfig, dtype: Any
+) -> tuple[MeshRequest, MeshRequest]:
+    """The needs that the meshes of sampling and of training have to meet."""
+    weights = trained = shape.num_parameters * jnp.dtype(dtype).itemsize
+    if config.training.method == "full":
+        trained += shape.num_parameters * FULL_STATE_BYTES
+    batch_sizes = {}
+    for stage, options in (("sft", config.sft), ("dpo", config.dpo)):
+        name = "batch_size" if options.micro_batch_size is None else "micro_batch_size"
+        batch_sizes[f"{stage}.{name}"] = getattr(options, name)
+    sampling = MeshRequest(
+        "sampling_mesh",
+        config.sampling_mesh,
+        weights,
+        shape.axis_sizes,
+        questions=config.sampling.questions_per_batch,
+    )
+    training = MeshRequest(
+        "training_mesh", config.training_mesh, trained, shape.axis_sizes, batch_sizes
+    )
+    return sampling, training
+
+
+def meshes(config: Config, shape: LlamaConfig, dtype: Any) -> Meshes:
+    """The meshes of a run over all devices. Raises UserError for options that do not fit."""
+    devices = jax.devices()
+    chosen = choose(*mesh_requests(config, shape, dtype), Hardware.of(devices))
+    return Meshes(*(build(sizes, devices) for sizes in chosen))
 
 
 def models(config: Config, shape: LlamaConfig, dtype: Any, placed: Meshes) -> tuple[Llama, Llama]:

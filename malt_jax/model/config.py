@@ -54,6 +54,17 @@ class LlamaConfig:
         return self.num_heads // self.num_kv_heads
 
     @property
+    def axis_sizes(self) -> dict[str, int]:
+        """Lengths of the logical axes that a mesh may split, each into equal parts."""
+        return {
+            "heads": self.num_heads,
+            "kv_heads": self.num_kv_heads,
+            "mlp": self.d_ff,
+            "vocab": self.vocab_size,
+            "embed": self.d_model,
+        }
+
+    @property
     def num_parameters(self) -> int:
         """Parameters of the base model; tied embeddings count once."""
         heads, kv_heads = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim

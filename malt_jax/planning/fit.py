@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from malt_jax.config import Config, MeshConfig
 from malt_jax.errors import UserError
+from malt_jax.experiment import mesh_requests
 from malt_jax.planning.costs import work
 from malt_jax.planning.estimate import Compile, argument_bytes, estimated
 from malt_jax.planning.plan import SAMPLING_STAGES, Place, Subject
@@ -129,8 +130,8 @@ def cheapest_that_fits(
 
 def _sampling(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
     config = subject.config
-    meshes = fitting("sampling_mesh", config.sampling_mesh, config, subject.shape, hardware)
-    for sizes in meshes:
+    request, _ = mesh_requests(config, subject.shape, subject.dtype)
+    for sizes in fitting(request, hardware):
         questions = sizes.batch
         while questions <= MOST_QUESTIONS:
             changed = dataclasses.replace(
@@ -151,9 +152,8 @@ def _learning(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
         dpo = dataclasses.replace(config.dpo, micro_batch_size=micro)
         smaller = dataclasses.replace(config, sft=sft, dpo=dpo)
         try:
-            meshes = fitting(
-                "training_mesh", config.training_mesh, smaller, subject.shape, hardware
-            )
+            request = mesh_requests(smaller, subject.shape, subject.dtype)[1]
+            meshes = fitting(request, hardware)
         except UserError:  # no mesh for so few rows
             continue
         for sizes in meshes:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from malt_jax.checkpoints.checkpoint import load_checkpoint_config, load_checkpoint_tokenizer
 from malt_jax.config import Config
 from malt_jax.errors import UserError
+from malt_jax.experiment import mesh_requests
 from malt_jax.model.config import LlamaConfig
 from malt_jax.planning.chips import CHIPS, Chip
 from malt_jax.planning.estimate import Compile, Estimate, estimates, shard_bytes
@@ -81,7 +82,8 @@ class Subject:
         Raises UserError for a mesh that does not fit.
         """
         hardware = Hardware.of(place.devices, place.hbm_limit)
-        sampling, training = choose(self.config, self.shape, self.dtype, hardware)
+        requests = mesh_requests(self.config, self.shape, self.dtype)
+        sampling, training = choose(*requests, hardware)
         meshes = Meshes(*(build(sizes, place.devices) for sizes in (sampling, training)))
         listed = programs(self.config, self.shape, self.dtype, meshes, self.load)
         return sampling, training, listed

@@ -6,17 +6,16 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from malt_jax.config import MESH_AXES, Config, MeshConfig
+from malt_jax.config import MESH_AXES, MeshConfig
 from malt_jax.errors import UserError
-from malt_jax.model.config import LlamaConfig
+from malt_jax.sharding.rules import RULES
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +25,13 @@ a step computes, and for training's copy of the weights."""
 TRAINING_SHARE = 1 / 16
 """Of a device's memory up to which copies of what is trained are worth the gathers they save."""
 
-_FULL_STATE_BYTES = 16
-"""Per weight when all are trained: float32 weight, gradient and two moments of Adam."""
+_LABELS = {
+    "heads": "attention heads",
+    "kv_heads": "key-value heads",
+    "mlp": "feed-forward width",
+    "vocab": "vocabulary",
+    "embed": "model width",
+}
 
 
 class Sizes(NamedTuple):
@@ -72,23 +76,28 @@ class Hardware:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshRequest:
+    """The needs of one stage, sampling or training, that its mesh has to meet."""
+
+    section: str
+    """The section of the options, for messages."""
+    options: MeshConfig
+    weight_bytes: int
+    """Bytes that "fsdp" and "tensor" split: weights, and the optimizer state of all of them."""
+    axis_sizes: Mapping[str, int]
+    """Lengths of the model's logical axes; the mesh has to divide each."""
+    batch_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Rows of a batch by the option that sets them; the mesh has to divide each."""
+    questions: int = 1
+    """Questions of a batch when sampling, padded where the mesh does not divide them."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Meshes:
     """Two meshes over the same devices."""
 
     sampling: Mesh
     training: Mesh
-
-
-def meshes(
-    config: Config, shape: LlamaConfig, dtype: Any, devices: Sequence[Any] | None = None
-) -> Meshes:
-    """The meshes of a run over the given devices (None: all), as `choose` says.
-
-    Raises UserError for options of sampling_mesh or training_mesh that do not fit.
-    """
-    devices = jax.devices() if devices is None else devices
-    chosen = choose(config, shape, dtype, Hardware.of(devices))
-    return Meshes(*(build(sizes, devices) for sizes in chosen))
 
 
 def build(sizes: Sizes, devices: Sequence[Any]) -> Mesh:
@@ -104,57 +113,50 @@ def build(sizes: Sizes, devices: Sequence[Any]) -> Mesh:
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def choose(
-    config: Config, shape: LlamaConfig, dtype: Any, hardware: Hardware
-) -> tuple[Sizes, Sizes]:
-    """Sizes of the meshes for sampling and for training; what the options fix stays fixed.
+def choose(sampling: MeshRequest, training: MeshRequest, hardware: Hardware) -> tuple[Sizes, Sizes]:
+    """Sizes of the meshes for sampling and for training; sizes that the options fix stay fixed.
 
-    Sampling splits the weights over "tensor" only as far as memory demands, since a step of a
-    decode is too short for more communication than it needs, and has copies of them on "data".
-    Training splits them over "fsdp" as far as the rows of a batch go, and the rest over "tensor";
-    it has copies only of models that are small for the devices.
+    Sampling splits the weights over "tensor" only as far as memory demands, since a decode step is
+    too short for more communication than it needs, and copies them along "data". Training splits
+    them over "fsdp" as far as the rows of a batch go, and further over "tensor"; it copies only
+    models that are small for the devices.
 
     Raises UserError, which names the number to change, when no sizes fit.
     """
-    weights = shape.num_parameters * jnp.dtype(dtype).itemsize
-    trained = weights
-    if config.training.method == "full":
-        trained += shape.num_parameters * _FULL_STATE_BYTES
 
     def sampling_rank(sizes: Sizes) -> tuple[Any, ...]:
-        each = weights / (sizes.fsdp * sizes.tensor)
+        each = sampling.weight_bytes / (sizes.fsdp * sizes.tensor)
         excess = max(0.0, each - SAMPLING_SHARE * hardware.memory)
-        idle = config.sampling.questions_per_batch % sizes.batch != 0
+        idle = sampling.questions % sizes.batch != 0
         return excess, sizes.fsdp, idle, sizes.tensor
 
     def training_rank(sizes: Sizes) -> tuple[Any, ...]:
-        each = trained / (sizes.fsdp * sizes.tensor)
+        each = training.weight_bytes / (sizes.fsdp * sizes.tensor)
         excess = max(0.0, each - TRAINING_SHARE * hardware.memory)
         return excess, sizes.tensor, sizes.fsdp
 
     chosen = []
-    for stage, wanted, rank, needed in (
-        ("sampling", config.sampling_mesh, sampling_rank, weights),
-        ("training", config.training_mesh, training_rank, trained),
+    for stage, request, rank in (
+        ("sampling", sampling, sampling_rank),
+        ("training", training, training_rank),
     ):
-        sizes = min(fitting(f"{stage}_mesh", wanted, config, shape, hardware), key=rank)
+        sizes = min(fitting(request, hardware), key=rank)
         if hardware.devices > 1:
             logger.info(
                 "%s on %d devices: %s. Weights%s of %.1f GB take %.2f GB of each device's %.1f GB",
                 *(stage, hardware.devices, sizes),
-                " and optimiser state" if needed > weights else "",
-                needed / 1e9,
-                needed / (sizes.fsdp * sizes.tensor) / 1e9,
+                " and optimizer state" if request.weight_bytes > sampling.weight_bytes else "",
+                request.weight_bytes / 1e9,
+                request.weight_bytes / (sizes.fsdp * sizes.tensor) / 1e9,
                 hardware.memory / 1e9,
             )
         chosen.append(sizes)
     return chosen[0], chosen[1]
 
 
-def fitting(
-    section: str, wanted: MeshConfig, config: Config, shape: LlamaConfig, hardware: Hardware
-) -> list[Sizes]:
+def fitting(request: MeshRequest, hardware: Hardware) -> list[Sizes]:
     """All sizes that agree with the options and fit model, batches and devices."""
+    section, wanted = request.section, request.options
     possible = [
         sizes
         for sizes in _factorizations(hardware.devices)
@@ -171,9 +173,7 @@ def fitting(
             " and tensor must be their number. Change one of them, or leave one out (null) to have"
             " it chosen."
         )
-    problems = {
-        sizes: list(_problems(section, sizes, config, shape, hardware)) for sizes in possible
-    }
+    problems = {sizes: list(_problems(request, sizes, hardware)) for sizes in possible}
     if good := [sizes for sizes in possible if not problems[sizes]]:
         return good
     closest = min(possible, key=lambda sizes: len(problems[sizes]))
@@ -185,39 +185,27 @@ def fitting(
     )
 
 
-def _problems(
-    section: str, sizes: Sizes, config: Config, shape: LlamaConfig, hardware: Hardware
-) -> Iterator[str]:
-    """Why a mesh does not fit, each with the number to change."""
-    split = {
-        "attention heads": (shape.num_heads, "tensor"),
-        "key-value heads": (shape.num_kv_heads, "tensor"),
-        "feed-forward width": (shape.d_ff, "tensor"),
-        "vocabulary": (shape.vocab_size, "tensor"),
-        "model width": (shape.d_model, "fsdp"),
-    }
-    for what, (size, axis) in split.items():
+def _problems(request: MeshRequest, sizes: Sizes, hardware: Hardware) -> Iterator[str]:
+    """The reasons why a mesh does not fit, each with the number to change."""
+    section = request.section
+    for name, size in request.axis_sizes.items():
+        (axis,) = RULES[name]
         parts = getattr(sizes, axis)
         if size % parts:
             yield (
-                f"{section}.{axis}={parts} does not divide the model's {what} of {size}: set it to"
-                f" a divisor, {_divisors(size, hardware.devices)}"
+                f"{section}.{axis}={parts} does not divide the model's {_LABELS[name]} of {size}:"
+                f" set it to a divisor, {_divisors(size, hardware.devices)}"
             )
     if sizes.data % hardware.slices:
         yield (
             f"{section}.data={sizes.data} is not a multiple of the {hardware.slices} slices, and"
             " only data may cross the network between slices"
         )
-    if section != "training_mesh":
-        return
-    for stage, options in (("sft", config.sft), ("dpo", config.dpo)):
-        name, rows = "batch_size", options.batch_size
-        if options.micro_batch_size is not None:
-            name, rows = "micro_batch_size", options.micro_batch_size
+    for option, rows in request.batch_sizes.items():
         if rows % sizes.batch:
             yield (
                 f"{section}.data x {section}.fsdp = {sizes.batch} does not divide"
-                f" {stage}.{name}={rows}: make {stage}.{name} a multiple of {sizes.batch}, or set"
+                f" {option}={rows}: make {option} a multiple of {sizes.batch}, or set"
                 f" data and fsdp so that their product is one of {_divisors(rows, rows)}"
             )
 

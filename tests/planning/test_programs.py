@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from malt_jax.config import load_config
-from malt_jax.experiment import prepare
+from malt_jax.experiment import meshes, prepare
 from malt_jax.malt.tree import expand
 from malt_jax.planning.estimate import shard_bytes
 from malt_jax.planning.programs import programs
@@ -16,7 +16,6 @@ from malt_jax.planning.workload import Assumptions, workload
 from malt_jax.sampling import decode, sampler
 from malt_jax.sampling.cache import empty_level
 from malt_jax.sampling.decode import Finish
-from malt_jax.sharding.mesh import meshes
 from malt_jax.tasks.base import Question
 from malt_jax.training import dpo
 from malt_jax.training import loop as fit

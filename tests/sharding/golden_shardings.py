@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.config import MESH_AXES, Config, load_config
-from malt_jax.experiment import models
+from malt_jax.experiment import mesh_requests, models
 from malt_jax.model.levels import level_axes
 from malt_jax.model.llama import abstract_variables, logical_axes
 from malt_jax.sampling.cache import empty_level
@@ -55,7 +55,7 @@ def arrays(case: str) -> Arrays:
     hardware, overrides = CASES[case]
     config = load_config(None, [f"model.name={MODEL}", "model.dtype=bfloat16", *overrides])
     dtype = jnp.bfloat16
-    sizes = choose(config, PRESETS[MODEL], dtype, hardware)
+    sizes = choose(*mesh_requests(config, PRESETS[MODEL], dtype), hardware)
     # By default their axes would be JAX's explicit ones.
     automatic = (AxisType.Auto,) * len(MESH_AXES)
     sampling, training = (AbstractMesh(tuple(size), MESH_AXES, automatic) for size in sizes)

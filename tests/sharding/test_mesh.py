@@ -11,14 +11,16 @@ import pytest
 from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.config import load_config
 from malt_jax.errors import UserError
-from malt_jax.sharding.mesh import Hardware, Sizes, build, choose, meshes
+from malt_jax.experiment import mesh_requests, meshes
+from malt_jax.sharding.mesh import Hardware, Sizes, build, choose
 
 GIB = 2**30
 LLAMA_8B = PRESETS["llama-3.1-8b"]
 
 
 def chosen(hardware: Hardware, *overrides: str, model: str = "llama-3.1-8b") -> tuple[Sizes, Sizes]:
-    return choose(load_config(None, overrides), PRESETS[model], jnp.bfloat16, hardware)
+    config = load_config(None, overrides)
+    return choose(*mesh_requests(config, PRESETS[model], jnp.bfloat16), hardware)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_widths_and_slices_are_refused_likewise() -> None:
     odd = dataclasses.replace(LLAMA_8B, d_model=4095, vocab_size=128_255)
     config = load_config(None, ["sampling_mesh.fsdp=2", "sampling_mesh.tensor=2"])
     with pytest.raises(UserError) as caught:
-        choose(config, odd, jnp.bfloat16, Hardware(4, 80 * GIB))
+        choose(*mesh_requests(config, odd, jnp.bfloat16), Hardware(4, 80 * GIB))
     assert "fsdp=2 does not divide the model's model width of 4095" in str(caught.value)
     assert "tensor=2 does not divide the model's vocabulary of 128255" in str(caught.value)
     with pytest.raises(UserError, match=r"data=1 is not a multiple of the 2 slices"):
@@ -116,7 +118,7 @@ def test_the_choice_and_its_reason_are_logged(caplog: pytest.LogCaptureFixture) 
 
 def test_a_run_has_both_meshes_over_all_devices() -> None:
     devices = jax.devices()
-    placed = meshes(load_config(), PRESETS["smollm2-135m"], jnp.float32, devices)
+    placed = meshes(load_config(), PRESETS["smollm2-135m"], jnp.float32)
     for mesh in (placed.sampling, placed.training):
         assert mesh.axis_names == ("data", "fsdp", "tensor") and mesh.size == len(devices)
     assert build(Sizes(len(devices), 1, 1), devices).shape["data"] == len(devices)
