@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import importlib.util
+import json
 import logging
 import os
 import re
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from upath import UPath
 
@@ -118,10 +121,10 @@ def write_atomically(path: str | os.PathLike[str] | UPath, content: bytes | str)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: UPath) -> None:
+def sync(path: Path | UPath) -> None:
     """Makes a file, or the names in a directory, last through a crash of the machine."""
     descriptor = os.open(str(path), os.O_RDONLY)
     try:
@@ -130,12 +133,12 @@ def _sync(path: UPath) -> None:
         os.close(descriptor)
 
 
-def sync_tree(directory: UPath) -> None:
+def sync_tree(directory: Path | UPath) -> None:
     """Makes a directory with all that is in it last, and its name in the directory above."""
-    if in_bucket(directory):
+    if isinstance(directory, UPath) and in_bucket(directory):
         return
     for path in [*directory.rglob("*"), directory, directory.parent]:
-        _sync(path)
+        sync(path)
 
 
 def remove_torn(directory: UPath) -> None:
@@ -149,3 +152,27 @@ def remove_tree(directory: UPath) -> None:
     """Removes a directory with all that is in it, if it is there."""
     with contextlib.suppress(FileNotFoundError):
         directory.fs.rm(directory.path, recursive=True)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a UTF-8 file.
+
+    Raises OSError when the file cannot be read, UserError when it holds no JSON object.
+    """
+    return parse_json_object(path.read_bytes(), str(path))
+
+
+def parse_json_object(text: bytes, place: str) -> dict[str, Any]:
+    """A JSON object from UTF-8 text, with or without a byte-order mark.
+
+    Raises UserError, which names `place`, for anything else.
+    """
+    try:
+        fields = json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: not UTF-8 text: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{place}: expected a JSON object, got {fields!r:.80}")
+    return fields

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from malt_jax.checkpoints.weights import assemble, disassemble
 from malt_jax.errors import UserError
+from malt_jax.files import sync, sync_tree
 from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Llama, Params, init_params
 
@@ -128,10 +128,9 @@ def save_checkpoint(
         aside.chmod(0o755)
         for file in aside.iterdir():
             file.chmod(0o644)
-            _sync(file)
-        _sync(aside)
+        sync_tree(aside)
         aside.rename(directory)
-        _sync(directory.parent)
+        sync(directory.parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -149,15 +148,6 @@ def _write(directory: Path, checkpoint: Checkpoint, max_shard_bytes: int) -> Non
     huggingface.write_json(directory / huggingface.GENERATION_CONFIG, ends)
     tensors = disassemble(checkpoint.params, config)
     huggingface.write_tensors(directory, tensors, max_shard_bytes=max_shard_bytes)
-
-
-def _sync(path: Path) -> None:
-    """Makes a file, or the names in a directory, last through a crash of the machine."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _random_checkpoint(

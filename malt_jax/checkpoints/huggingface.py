@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from malt_jax.checkpoints.weights import TensorSource
 from malt_jax.errors import UserError
+from malt_jax.files import read_json_object
 from malt_jax.model.config import LlamaConfig
 
 CONFIG = "config.json"
@@ -31,7 +32,7 @@ def read_config(directory: Path) -> LlamaConfig:
     if not path.is_file():
         raise UserError(f"{path}: not found; a checkpoint directory needs a {CONFIG}")
     try:
-        return LlamaConfig.from_huggingface(_read_object(path))
+        return LlamaConfig.from_huggingface(read_json_object(path))
     except UserError as error:
         raise UserError(f"{directory}: {error}") from error
 
@@ -43,7 +44,7 @@ def read_eos_ids(directory: Path) -> tuple[int, ...]:
     """
     for name in (GENERATION_CONFIG, CONFIG):
         path = directory / name
-        stated = _read_object(path).get("eos_token_id") if path.is_file() else None
+        stated = read_json_object(path).get("eos_token_id") if path.is_file() else None
         if stated is None:
             continue
         ids = stated if isinstance(stated, list) else [stated]
@@ -131,7 +132,7 @@ def _weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX
     if not index.is_file():
         raise UserError(_explain_no_weights(directory))
-    weight_map = _read_object(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: the field weight_map is missing or empty")
     # A shard lies beside its index, whatever the index says.
@@ -175,13 +176,3 @@ def _read_float8(file: Path, name: str, shape: tuple[int, ...], dtype: Any) -> n
 
 def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return fields

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from malt_jax.checkpoints.vocabularies import read_tokenizer_model
 from malt_jax.errors import UserError
+from malt_jax.files import read_json_object
 
 # Used when a checkpoint has a vocabulary but no chat template. They write the turns as the models
 # were trained on them, without any system prompt of their own.
@@ -193,7 +194,8 @@ def load_tokenizer(path: Path, *, eos_ids: Sequence[int] = ()) -> Tokenizer:
     Raises UserError, naming the file, when something is missing or broken.
     """
     file = _tokenizer_file(path)
-    settings = _read_settings(file.parent / "tokenizer_config.json")
+    settings_file = file.parent / "tokenizer_config.json"
+    settings = read_json_object(settings_file) if settings_file.is_file() else {}
     if file.suffix == ".model":
         vocabulary = read_tokenizer_model(file)
         _add_listed_tokens(vocabulary, settings, file)
@@ -221,18 +223,6 @@ def _tokenizer_file(path: Path) -> Path:
         f"{path}: no tokenizer here; expected tokenizer.json or tokenizer.model. Name another"
         " checkpoint's with model.tokenizer=PATH"
     )
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return settings
 
 
 def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
