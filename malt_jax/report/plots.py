@@ -1,47 +1,81 @@
-"""The plots of a results.json, as PNG and SVG."""
+"""Plots of a results.json, as PNG and SVG files."""
 
 from __future__ import annotations
 
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.lines import Line2D
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from upath import UPath
 
 from malt_jax.files import write_atomically
-from malt_jax.report.drawing import (
-    dot,
-    lines,
-    margin,
-    new_axes,
-    percent_limits,
-    rows_of_accuracies,
-    rows_of_names,
-)
-from malt_jax.report.labels import Label, label_points
-from malt_jax.report.style import FAINT, GAINED, INK, LOST, family, has_vote, look, plain_style
-from malt_jax.report.views import IN_GROUPS, headline, one_line
+from malt_jax.report.views import headline, one_line, systems_in_groups
 
-_LONGEST_NAME = 36
+Entry = Mapping[str, Any]
+"""An accuracy and its interval, as in results.json."""
+
+_INK, _FAINT, _GAINED, _LOST = "#333333", "#8a8a8a", "#0072B2", "#D55E00"
+_SMALLEST_RANGE = 10.0
+"""Points of accuracy that an axis shows at least, so that noise does not look like a difference."""
+
+_STYLE = {
+    "font.size": 9,
+    "axes.labelcolor": _INK,
+    "axes.labelsize": "medium",
+    "axes.edgecolor": _FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "text.color": _INK,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 6,
+    "legend.frameon": False,
+    "figure.dpi": 160,
+    # A dollar sign in a name does not start a formula.
+    "text.parse_math": False,
+    # SVG ids are hashes with this salt; without it they are random.
+    "svg.hashsalt": "malt_jax",
+}
+
+
+# Colours of Okabe and Ito, which colour-blind readers can tell apart, some of them darkened.
+# Markers tell the families apart in grey.
+_LOOKS = {
+    "sa": ("#555555", "o"),
+    "ma": ("#0072B2", "s"),
+    "star-sa": ("#A66F00", "v"),
+    "star-ma": ("#00835F", "D"),
+    "malt": ("#D55E00", "^"),
+    "debate": ("#A85388", "P"),
+}
 _ABLATION = re.compile(r"malt-(untrained|without|until)-")
 
 
 def write_plots(content: Mapping[str, Any], directory: UPath) -> list[UPath]:
-    """Draws what the content of a results.json has something for; returns the files.
+    """Draws the plots that a results.json has data for, and returns the files.
 
-    Equal content gives equal bytes, with the same version of matplotlib.
+    Equal content gives equal bytes with the same version of matplotlib, whatever the reader's own
+    matplotlib settings are.
     """
     written = []
-    with plain_style():
-        for name, axes in _plots(content):
-            figure = axes.get_figure(root=True)
-            assert figure is not None
+    with style.context(["default", _STYLE]):
+        for name, figure in figures(content):
             png, svg = io.BytesIO(), io.BytesIO()
             FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
             FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
@@ -51,8 +85,9 @@ def write_plots(content: Mapping[str, Any], directory: UPath) -> list[UPath]:
     return written
 
 
-def _plots(content: Mapping[str, Any]) -> Iterator[tuple[str, Axes]]:
-    systems, footer = content["systems"], one_line(headline(content))
+def figures(content: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    """The plots that a results.json has data for, with their names."""
+    systems, footer = content["systems"], headline(content)
     compared = _without_ablations(systems)
     if compared:
         yield "accuracy-against-calls", _against_calls(compared, footer)
@@ -64,187 +99,218 @@ def _plots(content: Mapping[str, Any]) -> Iterator[tuple[str, Axes]]:
         yield "changed-answers", _changed_answers(content["transitions"], footer)
     for field, values in content.get("groups", {}).items():
         name = re.sub(r"[^a-z0-9]+", "-", field.lower()).strip("-")
-        # Levels have an order and are joined; subjects are names.
-        draw = _by_level if all(re.search(r"\d$", value) for value in values) else _by_subject
-        yield f"accuracy-by-{name}", draw(field, values, footer)
+        yield f"accuracy-by-{name}", _by_group(field, values, footer)
 
 
 def _without_ablations(by_system: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in by_system.items() if not _ABLATION.match(name)}
 
 
-def _against_calls(systems: Mapping[str, Any], footer: str) -> Axes:
-    clusters: dict[float, list[str]] = {}
+def _family(system: str) -> str:
+    """The name of a system without its vote."""
+    return system.partition("+")[0]
+
+
+def _has_vote(system: str) -> bool:
+    """Whether an answer of the system is that of a vote; a debate ends with one."""
+    return "+mv" in system or system == "debate"
+
+
+def _look(system: str) -> tuple[str, str]:
+    """Colour and marker of a system, with or without a vote; ablations look like MALT."""
+    return _LOOKS.get(_family(system), _LOOKS["malt"])
+
+
+def _new_figure(
+    title: str,
+    footer: str,
+    *,
+    height: float = 4.5,
+    note: str = "Bars: 95 % intervals; filled markers: with a vote",
+) -> tuple[Figure, Axes]:
+    """A figure with one plot; matplotlib makes room for names and legends. `height` in inches."""
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    figure = Figure(figsize=(7.2, height), layout=layout)
+    figure.suptitle(title, x=0.02, ha="left", size=11, weight="bold")
+    text = f"{_shorten(footer, 70)}. {note}"
+    figure.supxlabel(text, x=0.02, ha="left", size=7.5, color=_FAINT)
+    return figure, figure.add_subplot()
+
+
+def _draw(
+    axes: Axes,
+    system: str,
+    at: Sequence[float],
+    entries: Sequence[Entry],
+    *,
+    horizontal: bool = False,
+    **format: Any,
+) -> None:
+    """Draws accuracies of a system with their intervals, at places on the other axis.
+
+    format: options of matplotlib's `errorbar`, beyond the look of the system.
+    """
+    means = 100 * np.array([entry["accuracy"] for entry in entries])
+    low, high = 100 * np.array([entry["ci95"] for entry in entries]).T
+    errors = np.maximum([means - low, high - means], 0)
+    color, marker = _look(system)
+    color = format.pop("color", color)
+    format = {
+        "color": color,
+        "marker": marker,
+        "markerfacecolor": color if _has_vote(system) else "white",
+        "linestyle": "",
+        "ecolor": (color, 0.55),
+        "elinewidth": 1.1,
+        "zorder": 3,
+        "label": system,
+        **format,
+    }
+    if horizontal:
+        axes.errorbar(means, at, xerr=errors, **format)
+    else:
+        axes.errorbar(at, means, yerr=errors, **format)
+
+
+def _against_calls(systems: Mapping[str, Any], footer: str) -> Figure:
+    """Accuracy against calls on a logarithmic axis, with a line for each family."""
+    figure, axes = _new_figure("Accuracy against calls of the model", footer)
+    by_calls: dict[float, list[str]] = {}
+    families: dict[str, list[str]] = {}
     for name, system in systems.items():
-        clusters.setdefault(system["calls"], []).append(name)
-    right = margin(clusters[max(clusters)])
-    axes = new_axes("Accuracy against calls of the model", footer, right=right)
-    width = math.log10(max(clusters) / min(clusters)) or 1.0
-    # Calls are compared by their ratio; systems with equal calls stand beside each other.
-    place = {
-        name: math.log10(calls) + 0.018 * width * (rank - (len(names) - 1) / 2)
-        for calls, names in clusters.items()
+        by_calls.setdefault(system["calls"], []).append(name)
+        families.setdefault(_family(name), []).append(name)
+    # Systems with equal calls stand next to each other.
+    step = 0.022 * (math.log10(max(by_calls) / min(by_calls)) or 1.0)
+    at = {
+        name: math.log10(calls) + step * (rank - (len(names) - 1) / 2)
+        for calls, names in by_calls.items()
         for rank, name in enumerate(names)
     }
-    families: dict[str, list[str]] = {}
-    for name in sorted(systems, key=place.__getitem__):
-        families.setdefault(family(name), []).append(name)
-    height = {name: 100 * system["accuracy"] for name, system in systems.items()}
-    for names in families.values():
-        xs, ys = [place[name] for name in names], [height[name] for name in names]
-        axes.plot(xs, ys, color=look(names[0]).color, linewidth=1, alpha=0.5)
+    for family, names in sorted(
+        families.items(), key=lambda item: -max(systems[name]["accuracy"] for name in item[1])
+    ):
+        names = sorted(names, key=at.__getitem__)
+        heights = [100 * systems[name]["accuracy"] for name in names]
+        axes.plot([at[name] for name in names], heights, color=_look(family)[0], lw=1, alpha=0.5)
         for name in names:
-            dot(axes, place[name], systems[name], name)
-    axes.set_xticks([math.log10(calls) for calls in clusters], [f"{c:g}" for c in clusters])
-    axes.set_xlim(min(place.values()) - 0.17 * width, max(place.values()) + 0.03 * width)
+            label = family if name == names[-1] else None
+            _draw(axes, name, [at[name]], [systems[name]], label=label)
+    axes.set_xticks([math.log10(calls) for calls in by_calls], [f"{c:g}" for c in by_calls])
     axes.set_xlabel("calls for an answer; lines join a system without and with a vote")
-    axes.grid(visible=False, axis="x")
-    percent_limits(axes)
-    starts = {names[0] for names in families.values() if len(names) > 1}
-    for names in clusters.values():
-        for left in (True, False):
-            xs = [place[name] for name in names]
-            edge = min(xs) - 0.03 * width if left else max(xs) + 0.03 * width
-            labels = [
-                Label(name, place[name], height[name], look(name).color)
-                for name in names
-                if (name in starts) == left
-            ]
-            label_points(axes, labels, edge, left=left)
-    return axes
+    _percents_upwards(axes)
+    figure.legend(loc="outside right upper")
+    return figure
 
 
-def _ablations(systems: Mapping[str, Any], footer: str) -> Axes:
+def _ablations(systems: Mapping[str, Any], footer: str) -> Figure:
     whole = [name for name in ("malt+mv", "malt") if name in systems]
     parts = sorted(filter(_ABLATION.match, systems), key=lambda name: -systems[name]["accuracy"])
     names = [*whole, *parts]
-    axes = new_axes(
-        "MALT with a part untrained or left out",
-        footer,
-        height=1.3 + 0.3 * len(names),
-        left=margin(names),
+    figure, axes = _new_figure(
+        "MALT with a part untrained or left out", footer, height=1.3 + 0.3 * len(names)
     )
     for row, name in enumerate(names):
-        dot(axes, row, systems[name], name, color=None if name in whole else INK, horizontal=True)
+        color = _look(name)[0] if name in whole else _INK
+        _draw(axes, name, [row], [systems[name]], horizontal=True, color=color)
     for name in whole:
-        axes.axvline(100 * systems[name]["accuracy"], color=look(name).color, lw=0.8, ls=":")
-    rows_of_accuracies(axes, names)
-    return axes
+        axes.axvline(100 * systems[name]["accuracy"], color=_look(name)[0], lw=0.8, ls=":")
+    _percents_across(axes, names)
+    return figure
 
 
-def _after_each_role(turns: Mapping[str, Any], footer: str) -> Axes:
-    axes = new_axes("Accuracy after each role", footer, right=margin(turns))
+def _after_each_role(turns: Mapping[str, Mapping[str, Entry]], footer: str) -> Figure:
+    """Accuracy over the roles, a line for each system; the legend is in the order of the ends."""
+    figure, axes = _new_figure("Accuracy after each role", footer)
     roles = list(dict.fromkeys(role for by_role in turns.values() for role in by_role))
-    series = {
-        name: {roles.index(role): entry for role, entry in by_role.items()}
-        for name, by_role in turns.items()
-    }
-    lines(axes, series, roles)
-    return axes
+    for name in sorted(turns, key=lambda name: -list(turns[name].values())[-1]["accuracy"]):
+        offset = 0.05 * (list(turns).index(name) - (len(turns) - 1) / 2)
+        at = [roles.index(role) + offset for role in turns[name]]
+        dashes = "-" if _has_vote(name) else (0, (4, 2))
+        _draw(axes, name, at, list(turns[name].values()), linestyle=dashes)
+    axes.set_xticks(range(len(roles)), roles)
+    _percents_upwards(axes)
+    figure.legend(loc="outside right upper")
+    return figure
 
 
-def _changed_answers(transitions: Mapping[str, Any], footer: str) -> Axes:
-    axes = new_axes(
-        "Answers that changed",
-        footer,
-        note="95 % intervals",
-        height=1.5 + 0.45 * len(transitions),
-        left=margin(transitions),
-        right=0.4,
-    )
-    for row, changed in enumerate(transitions.values()):
-        for side, color, sign in (("wrong_to_right", GAINED, 1), ("right_to_wrong", LOST, -1)):
-            share = sign * 100 * changed[side]
-            bounds = [sign * 100 * bound for bound in changed[f"{side}_ci95"]]
-            axes.barh(row, share, height=0.5, color=color, alpha=0.85, linewidth=0)
-            axes.plot(bounds, [row, row], color=INK, linewidth=1)
-            axes.annotate(
-                f"{abs(share):.1f}",
-                xy=(max(bounds, key=abs), row),
-                xytext=(4 * sign, 0),
-                textcoords="offset points",
-                ha="left" if sign > 0 else "right",
-                va="center",
-                color=color,
-            )
-    axes.axvline(0, color=FAINT, linewidth=0.8)
-    rows_of_names(axes, [name.replace("->", "→") for name in transitions], "% of all questions")
+def _changed_answers(transitions: Mapping[str, Any], footer: str) -> Figure:
+    height = 1.5 + 0.45 * len(transitions)
+    note = "Lines: 95 % intervals"
+    figure, axes = _new_figure("Answers that changed", footer, height=height, note=note)
+    for side, title, color, sign in (
+        ("right_to_wrong", "correct → wrong", _LOST, -1),
+        ("wrong_to_right", "wrong → correct", _GAINED, 1),
+    ):
+        shares = 100 * np.array([changed[side] for changed in transitions.values()])
+        low, high = 100 * np.array([c[f"{side}_ci95"] for c in transitions.values()]).T
+        errors = [shares - low, high - shares][::sign]
+        bars = axes.barh(
+            range(len(shares)),
+            sign * shares,
+            xerr=np.maximum(errors, 0),
+            height=0.5,
+            color=color,
+            alpha=0.85,
+            ecolor=_INK,
+            label=title,
+        )
+        axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=4, color=color)
+    axes.axvline(0, color=_FAINT, linewidth=0.8)
     axes.margins(x=0.14)
     axes.xaxis.set_major_formatter(lambda x, _: f"{abs(x):g}")
-    for text, color, x, ha in (
-        ("right → wrong", LOST, -6, "right"),
-        ("wrong → right", GAINED, 6, "left"),
-    ):
-        axes.annotate(
-            text,
-            xy=(0, 1),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(x, 4),
-            textcoords="offset points",
-            ha=ha,
-            color=color,
-        )
-    return axes
+    _rows(axes, [name.replace("->", "→") for name in transitions], "% of all questions")
+    figure.legend(loc="outside upper right", ncols=2)
+    return figure
 
 
-def _by_level(field: str, values: Mapping[str, Any], footer: str) -> Axes:
-    systems = _shown(values)
-    axes = new_axes(f"Accuracy by {one_line(field)}", footer, right=margin(systems))
-    series = {
-        system: {
-            place: by_system[system]
-            for place, by_system in enumerate(values.values())
-            if system in by_system
-        }
-        for system in systems
-    }
-    lines(axes, series, [_counted(name, by_system, "\n") for name, by_system in values.items()])
-    return axes
-
-
-def _by_subject(field: str, values: Mapping[str, Any], footer: str) -> Axes:
-    names = [_counted(name, by_system, "  ") for name, by_system in values.items()]
-    axes = new_axes(
-        f"Accuracy by {one_line(field)}",
-        footer,
-        height=1.6 + 0.5 * len(values),
-        left=margin(names),
-        top=0.75,
-    )
-    systems = _shown(values)
+def _by_group(field: str, values: Mapping[str, Mapping[str, Entry]], footer: str) -> Figure:
+    """Accuracy by a field of the questions, a row for each value of the field."""
+    title, height = f"Accuracy by {_shorten(field, 20)}", 1.6 + 0.5 * len(values)
+    figure, axes = _new_figure(title, footer, height=height)
+    systems = systems_in_groups(values)
     for rank, system in enumerate(systems):
         offset = 0.17 * (rank - (len(systems) - 1) / 2)
-        for row, by_system in enumerate(values.values()):
-            if system in by_system:
-                dot(axes, row + offset, by_system[system], system, horizontal=True)
-    rows_of_accuracies(axes, names)
-    axes.legend(
-        [_key(system) for system in systems],
-        systems,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        borderaxespad=0.2,
-        ncols=len(systems),
-        labelcolor=[look(system).color for system in systems],
-        handletextpad=0.2,
-        columnspacing=1.2,
-    )
-    return axes
+        rows = [row for row, entries in enumerate(values.values()) if system in entries]
+        entries = [entries[system] for entries in values.values() if system in entries]
+        _draw(axes, system, [row + offset for row in rows], entries, horizontal=True)
+    questions = [max(e["questions"] for e in entries.values()) for entries in values.values()]
+    names = zip(values, questions, strict=True)
+    _percents_across(axes, [f"{_shorten(name, 40)} ({count:,})" for name, count in names])
+    figure.legend(loc="outside upper right", ncols=len(systems))
+    return figure
 
 
-def _key(system: str) -> Line2D:
-    color, marker = look(system)
-    face = color if has_vote(system) else "white"
-    return Line2D([], [], color=color, marker=marker, markerfacecolor=face, linestyle="")
+def _percents_upwards(axes: Axes) -> None:
+    """Makes the y axis one of accuracies, after they are drawn."""
+    axes.set_ylim(_percents(*axes.get_ylim()))
+    axes.set_ylabel("accuracy, %")
+    axes.grid(axis="y")
 
 
-def _shown(values: Mapping[str, Any]) -> list[str]:
-    there = list(dict.fromkeys(system for by_system in values.values() for system in by_system))
-    return [name for name in IN_GROUPS if name in there] or there[: len(IN_GROUPS)]
+def _percents_across(axes: Axes, names: Sequence[str]) -> None:
+    """Makes the x axis one of accuracies, after they are drawn, and the y axis a list of names."""
+    axes.set_xlim(_percents(*axes.get_xlim()))
+    _rows(axes, names, "accuracy, %")
 
 
-def _counted(name: str, by_system: Mapping[str, Any], between: str) -> str:
-    questions = max(entry["questions"] for entry in by_system.values())
-    name = one_line(name)
-    short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-    return f"{short}{between}({questions:,})"
+def _percents(low: float, high: float) -> tuple[float, float]:
+    missing = max(0.0, _SMALLEST_RANGE - (high - low))
+    return max(low - missing / 2, -2.0), min(high + missing / 2, 102.0)
+
+
+def _rows(axes: Axes, names: Sequence[str], label: str) -> None:
+    """Makes the y axis a list of names, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_xlabel(label)
+
+
+def _shorten(text: str, longest: int) -> str:
+    """Text in one line, with an ellipsis in its middle if it is longer than that."""
+    text = one_line(text)
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"

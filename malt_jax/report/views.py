@@ -8,8 +8,7 @@ from typing import Any
 
 from malt_jax.report.paper import SOURCE, PaperResults, Score, paper_results
 
-IN_GROUPS = ("sa", "ma+mv", "star-ma+mv", "malt+mv")
-"""The systems that are shown group by group; results.json has all."""
+_IN_GROUPS = ("sa", "ma+mv", "star-ma+mv", "malt+mv")
 
 _MOST_PASSES = 10
 _SUBSETS = "mean ± population standard deviation over {subsets} random subsets of {size} questions"
@@ -175,8 +174,7 @@ def _pass_at_k(content: Mapping[str, Any]) -> Iterator[Table]:
 
 def _groups(content: Mapping[str, Any]) -> Iterator[Table]:
     for field, values in content.get("groups", {}).items():
-        there = list(dict.fromkeys(name for systems in values.values() for name in systems))
-        shown = [name for name in IN_GROUPS if name in there] or there[: len(IN_GROUPS)]
+        shown = systems_in_groups(values)
         rows = [
             (
                 value,
@@ -191,6 +189,15 @@ def _groups(content: Mapping[str, Any]) -> Iterator[Table]:
             for value, systems in values.items()
         ]
         yield Table(f"Accuracy by {field}, %", (field, "questions", *shown), tuple(rows))
+
+
+def systems_in_groups(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The systems that are shown group by group; results.json has all.
+
+    values: of a field in `groups`, value -> system -> accuracy.
+    """
+    names = list(dict.fromkeys(name for systems in values.values() for name in systems))
+    return [name for name in _IN_GROUPS if name in names] or names[: len(_IN_GROUPS)]
 
 
 def _values(content: Mapping[str, Any]) -> Iterator[Table]:

@@ -1,18 +1,35 @@
-"""Plots are drawn for what is there, alike every time, and whatever things are called."""
+"""Plots are drawn for the data there is, are repeatable, and take any names."""
 
+import itertools
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from malt_jax.report.plots import write_plots
+from malt_jax.report.plots import figures, write_plots
 
 
 def names(files: list[Path]) -> set[str]:
     return {file.stem for file in files}
+
+
+def drawn_texts(figure: Figure) -> list[Text]:
+    """All texts of a figure but the labels of ticks outside an axis's limits."""
+    left_out = {
+        tick.label1
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in axis.get_major_ticks()
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    }
+    texts = figure.findobj(Text)
+    return [t for t in texts if t.get_text() and t.get_visible() and t not in left_out]
 
 
 def only(content: dict[str, Any], *views: str) -> dict[str, Any]:
@@ -41,6 +58,23 @@ def test_every_view_is_drawn_as_png_and_svg(content: dict[str, Any], tmp_path: P
                 assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 50
         else:
             assert ElementTree.parse(file).getroot().tag.endswith("svg")
+
+
+def test_no_text_covers_another_or_leaves_the_figure(content: dict[str, Any]):
+    # Four systems with the same accuracies and calls.
+    for name in ("sa+mv@9", "ma+mv", "star-ma+mv"):
+        content["systems"][name] = content["systems"]["malt+mv"]
+        content["turns"][name] = content["turns"]["malt+mv"]
+    for name, figure in figures(content):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        boxes = [text.get_window_extent(canvas.get_renderer()) for text in drawn_texts(figure)]
+        assert len(boxes) > 8
+        for box in boxes:
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, name
+            assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, name
+        for one, other in itertools.combinations(boxes, 2):
+            assert not one.overlaps(other), name
 
 
 def test_equal_content_gives_equal_bytes_whatever_the_readers_settings(
