@@ -1,8 +1,9 @@
-"""What all commands have in common: the log, the compilation cache, errors that are for people."""
+"""What all commands share: logging, the setup of JAX, errors for people."""
 
 from __future__ import annotations
 
 import glob
+import importlib.metadata
 import logging
 import os
 import sys
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from malt_jax.errors import Stopped, UserError, outcome
-from malt_jax.planning.libtpu import expect_no_tpu
 
 TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 """Files of the TPUs that are attached to a machine."""
@@ -21,12 +21,11 @@ def command(main: Callable[[], None]) -> None:
     # By force, because some libraries set up logging of their own when they are imported.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", force=True)
     logging.getLogger("malt_jax").setLevel(logging.INFO)
-    if "jax" in sys.modules:  # commands that use no JAX do not wait for its import
-        _keep_compiled_programs()
-        compile_faster_on_cpus()
-        # Where libtpu is installed for plans alone, JAX would look for a TPU, and libtpu complain.
-        if not any(glob.glob(pattern) for pattern in TPU_DEVICES):
-            expect_no_tpu()
+    _keep_compiled_programs()
+    compile_faster_on_cpus()
+    # Where libtpu is installed for plans alone, JAX would look for a TPU, and libtpu complain.
+    if not any(glob.glob(pattern) for pattern in TPU_DEVICES):
+        expect_no_tpu()
     try:
         main()
     except (UserError, Stopped, KeyboardInterrupt) as error:
@@ -36,21 +35,35 @@ def command(main: Callable[[], None]) -> None:
 
 
 def _keep_compiled_programs() -> None:
-    """Compiled programs are kept for the next run, unless JAX's own variable says where or not."""
-    import jax
+    """Keeps compiled programs for the next run, unless the user has set JAX's own variables.
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "malt_jax" / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    Variables, because a command imports JAX after its arguments are read; JAX reads them then.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "malt_jax" / "programs"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    if jax := sys.modules.get("jax"):  # imported already: it has read its variables
+        for name in ("compilation_cache_dir", "persistent_cache_min_compile_time_secs"):
+            value = os.environ[f"JAX_{name.upper()}"]
+            jax.config.update(f"jax_{name}", value if name.endswith("dir") else float(value))
 
 
 def compile_faster_on_cpus() -> None:
     """Switches XLA's newer emitter of fused loops off: without it CPU programs take half the time
     to compile and run no slower (docs/performance.md)."""
-    import jaxlib
-
     flag, flags = "--xla_cpu_use_fusion_emitters", os.environ.get("XLA_FLAGS", "")
     # XLA ends the process when it does not know a flag, and jaxlib 0.11 has lost this one.
-    if jaxlib.__version__.startswith("0.10.") and flag not in flags:
+    if importlib.metadata.version("jaxlib").startswith("0.10.") and flag not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {flag}=false".strip()
+
+
+def expect_no_tpu() -> None:
+    """Tells libtpu, before it is loaded, that there is no TPU and that it is here to compile.
+
+    Then it asks no metadata server, does not complain about what it cannot find out about its
+    host, and does not wait for other processes that have loaded it. The user's settings stay.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")

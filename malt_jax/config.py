@@ -52,6 +52,11 @@ class ModelConfig:
         None, "longest prompt and completion together, in tokens; null: the model's own limit"
     )
 
+    def resolve_dtype(self, platform: str) -> str:
+        """The name of the dtype on devices of this platform: "auto" is float32 on a "cpu"."""
+        automatic = "float32" if platform == "cpu" else "bfloat16"
+        return automatic if self.dtype == "auto" else self.dtype
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:

@@ -152,11 +152,7 @@ def prepare(config: Config) -> Experiment:
     """
     task = tasks.create(config.task)
     pipeline = load_pipeline(config.pipeline.roles, task.prompts)
-    on_cpu = jax.default_backend() == "cpu"
-    name = config.model.dtype
-    if name == "auto":
-        name = "float32" if on_cpu else "bfloat16"
-    dtype = jnp.dtype(name)
+    dtype = jnp.dtype(config.model.resolve_dtype(jax.default_backend()))
     shape = load_checkpoint_config(config.model.name)
     placed = meshes(config, shape, dtype)
     checkpoint = load_checkpoint(

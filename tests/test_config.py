@@ -13,6 +13,7 @@ from malt_jax import tasks
 from malt_jax.config import (
     Config,
     LoraConfig,
+    ModelConfig,
     RoleConfig,
     describe_options,
     diff,
@@ -140,6 +141,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="binary"):
         load_config(tmp_path / "binary")
+
+
+def test_dtype_auto_depends_on_the_platform() -> None:
+    resolved = [ModelConfig().resolve_dtype(platform) for platform in ("cpu", "gpu", "tpu")]
+    assert resolved == ["float32", "bfloat16", "bfloat16"]
+    assert ModelConfig(dtype="bfloat16").resolve_dtype("cpu") == "bfloat16"
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:

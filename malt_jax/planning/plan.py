@@ -65,9 +65,7 @@ class Subject:
     @classmethod
     def of(cls, config: Config, assumed: Assumptions, place: Place) -> Subject:
         """Reads the model's shape, tokenizer and prompts, and no weights. Raises UserError."""
-        dtype = config.model.dtype
-        if dtype == "auto":
-            dtype = "float32" if place.devices[0].platform == "cpu" else "bfloat16"
+        dtype = config.model.resolve_dtype(place.devices[0].platform)
         tokenizer = load_checkpoint_tokenizer(config.model.name, tokenizer=config.model.tokenizer)
         return cls(
             config,

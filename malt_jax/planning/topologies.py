@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from malt_jax.command import expect_no_tpu
 from malt_jax.errors import UserError
-from malt_jax.planning.libtpu import expect_no_tpu
 
 _PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SPACE = (
