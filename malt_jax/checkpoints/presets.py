@@ -1,116 +1,33 @@
-"""Published model shapes by name, for random weights where no checkpoint is at hand."""
+"""Published model shapes by name, for random weights without a checkpoint."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
 
-_LLAMA_3_VOCABULARY = 128_256
-_LLAMA_3_THETA = 500_000.0
-_LLAMA_3_POSITIONS = 131_072
+_llama3 = partial(LlamaConfig, 128_256, rope_theta=500_000.0, max_positions=131_072)
+_smollm2 = partial(LlamaConfig, 49_152, tie_embeddings=True, max_positions=8192)
+_qwen25 = partial(
+    LlamaConfig,
+    151_936,
+    rope_theta=1_000_000.0,
+    norm_eps=1e-6,
+    tie_embeddings=True,
+    attention_bias=True,
+    max_positions=32_768,
+    model_type="qwen2",
+)
+_BY_8, _BY_32 = Llama3RopeScaling(factor=8.0), Llama3RopeScaling(factor=32.0)
 
+# The numbers: D model width, L layers, N query heads, K kv heads, H head width, F feed-forward width.
 PRESETS: dict[str, LlamaConfig] = {
-    "llama-3.1-8b": LlamaConfig(
-        vocab_size=_LLAMA_3_VOCABULARY,
-        d_model=4096,
-        num_layers=32,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
-        d_ff=14_336,
-        rope_theta=_LLAMA_3_THETA,
-        rope_scaling=Llama3RopeScaling(factor=8.0),
-        max_positions=_LLAMA_3_POSITIONS,
-    ),
-    "llama-3.2-1b": LlamaConfig(
-        vocab_size=_LLAMA_3_VOCABULARY,
-        d_model=2048,
-        num_layers=16,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=64,
-        d_ff=8192,
-        rope_theta=_LLAMA_3_THETA,
-        rope_scaling=Llama3RopeScaling(factor=32.0),
-        tie_embeddings=True,
-        max_positions=_LLAMA_3_POSITIONS,
-    ),
-    "llama-3.2-3b": LlamaConfig(
-        vocab_size=_LLAMA_3_VOCABULARY,
-        d_model=3072,
-        num_layers=28,
-        num_heads=24,
-        num_kv_heads=8,
-        head_dim=128,
-        d_ff=8192,
-        rope_theta=_LLAMA_3_THETA,
-        rope_scaling=Llama3RopeScaling(factor=32.0),
-        tie_embeddings=True,
-        max_positions=_LLAMA_3_POSITIONS,
-    ),
-    "smollm2-135m": LlamaConfig(
-        vocab_size=49_152,
-        d_model=576,
-        num_layers=30,
-        num_heads=9,
-        num_kv_heads=3,
-        head_dim=64,
-        d_ff=1536,
-        rope_theta=100_000.0,
-        tie_embeddings=True,
-        max_positions=8192,
-    ),
-    "smollm2-360m": LlamaConfig(
-        vocab_size=49_152,
-        d_model=960,
-        num_layers=32,
-        num_heads=15,
-        num_kv_heads=5,
-        head_dim=64,
-        d_ff=2560,
-        rope_theta=100_000.0,
-        tie_embeddings=True,
-        max_positions=8192,
-    ),
-    "smollm2-1.7b": LlamaConfig(
-        vocab_size=49_152,
-        d_model=2048,
-        num_layers=24,
-        num_heads=32,
-        num_kv_heads=32,
-        head_dim=64,
-        d_ff=8192,
-        rope_theta=130_000.0,
-        tie_embeddings=True,
-        max_positions=8192,
-    ),
-    "qwen-2.5-0.5b": LlamaConfig(
-        vocab_size=151_936,
-        d_model=896,
-        num_layers=24,
-        num_heads=14,
-        num_kv_heads=2,
-        head_dim=64,
-        d_ff=4864,
-        rope_theta=1_000_000.0,
-        norm_eps=1e-6,
-        tie_embeddings=True,
-        attention_bias=True,
-        max_positions=32_768,
-        model_type="qwen2",
-    ),
-    "qwen-2.5-1.5b": LlamaConfig(
-        vocab_size=151_936,
-        d_model=1536,
-        num_layers=28,
-        num_heads=12,
-        num_kv_heads=2,
-        head_dim=128,
-        d_ff=8960,
-        rope_theta=1_000_000.0,
-        norm_eps=1e-6,
-        tie_embeddings=True,
-        attention_bias=True,
-        max_positions=32_768,
-        model_type="qwen2",
-    ),
+    "llama-3.1-8b": _llama3(4096, 32, 32, 8, 128, 14_336, rope_scaling=_BY_8),
+    "llama-3.2-1b": _llama3(2048, 16, 32, 8, 64, 8192, rope_scaling=_BY_32, tie_embeddings=True),
+    "llama-3.2-3b": _llama3(3072, 28, 24, 8, 128, 8192, rope_scaling=_BY_32, tie_embeddings=True),
+    "smollm2-135m": _smollm2(576, 30, 9, 3, 64, 1536, rope_theta=100_000.0),
+    "smollm2-360m": _smollm2(960, 32, 15, 5, 64, 2560, rope_theta=100_000.0),
+    "smollm2-1.7b": _smollm2(2048, 24, 32, 32, 64, 8192, rope_theta=130_000.0),
+    "qwen-2.5-0.5b": _qwen25(896, 24, 14, 2, 64, 4864),
+    "qwen-2.5-1.5b": _qwen25(1536, 28, 12, 2, 128, 8960),
 }
