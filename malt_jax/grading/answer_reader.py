@@ -26,6 +26,7 @@ from malt_jax.grading.answers import (
     Relation,
     Words,
 )
+from malt_jax.grading.expression_values import LOW, Evaluator, Number, is_real, value_at
 from malt_jax.grading.expressions import Expression, TooLarge, Unreadable, difference
 from malt_jax.grading.latex import plain, text_content
 from malt_jax.grading.quantities import read_quantity, same_quantity
@@ -70,6 +71,7 @@ _CLOCK = re.compile(
 _MATRIX = re.compile(
     r"\\begin ?\{([pbvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end ?\{\1\}", re.DOTALL
 )
+_REALS_WITHOUT = re.compile(r"\\mathbb\{R\} ?\\(?:setminus|backslash) ?\\\{(.*)\\\}")
 _SET_BUILDER = re.compile(r"([a-zA-Z])(?: ?\\in ?\\mathbb\{R\})? ?(?:\\mid|\\colon|:|\|) ?(.*)")
 _CHOICE = re.compile(r"\(? ?(?:\\text ?\{)? ?\(? ?([A-Z]) ?\)? ?\}? ?\)?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z0-9'. ,;:!?()/&-]*")
@@ -96,6 +98,7 @@ def _read(latex: str, depth: int) -> Answer:
         _read_clock,
         _read_list,
         _read_relation,
+        _read_reals_without,
         _read_union,
         _read_bracketed,
         _read_matrix,
@@ -281,6 +284,24 @@ def _difference(left: str, right: str) -> Expression | None:
         return difference(expression_reader.read(right), expression_reader.read(left))
     except Unreadable:
         return None
+
+
+def _read_reals_without(latex: str, depth: int) -> Answer | None:
+    """\\mathbb{R} \\setminus \\{1, 2\\} as the union of the intervals between the points."""
+    match = _REALS_WITHOUT.fullmatch(latex)
+    if match is None:
+        return None
+    points: list[tuple[Number, Quantity]] = []
+    for item in _items(match[1], depth):
+        if not _is_constant(item) or not item.expression or item.unit:
+            return Opaque(latex)
+        value = value_at(item.expression.tree, {}, LOW)
+        if value is None or not is_real(value):
+            return Opaque(latex)
+        points.append((LOW.re(Evaluator(LOW, {}).inexact(value)), item))
+    points.sort(key=lambda point: point[0])
+    ends = [REALS.items[0], *(item for _, item in points), REALS.items[1]]
+    return Parts("union", tuple(Parts("()", pair) for pair in itertools.pairwise(ends)))
 
 
 def _read_union(latex: str, depth: int) -> Answer | None:

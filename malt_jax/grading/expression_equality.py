@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-import mpmath
-
-from malt_jax.grading.expression_values import HIGH, LOW, Evaluator, Number, value_at
+from malt_jax.grading.expression_values import HIGH, LOW, Evaluator, Number, is_real, value_at
 from malt_jax.grading.expressions import INFINITY, MINUS_INFINITY, Expression, TooLarge, Tree
 
 _SIGNS: tuple[Callable[[int], int], ...] = (
@@ -33,12 +31,6 @@ def _point(variables: frozenset[str], index: int) -> dict[str, Fraction]:
         size = Fraction(101 + seed % 9_973, 10_007) * (1 if index < 3 else 3)
         values[name] = _SIGNS[index](zlib.crc32(name.encode())) * size
     return values
-
-
-def _is_real(value: Number) -> bool:
-    if isinstance(value, Fraction) or not hasattr(value, "imag"):
-        return True
-    return abs(value.imag) <= abs(value.real) * mpmath.mpf(10) ** -40
 
 
 def _equal_at(a: Tree, b: Tree, point: Mapping[str, Fraction]) -> bool | None:
@@ -100,7 +92,7 @@ def _equal(a: Expression, b: Expression) -> bool:
         if value_a is None and value_b is None:
             continue
         verdict = _equal_at(a.tree, b.tree, point) is True
-        if everywhere or any(v is None or _is_real(v) for v in (value_a, value_b)):
+        if everywhere or any(v is None or is_real(v) for v in (value_a, value_b)):
             verdicts.append(verdict)
         else:
             elsewhere.append(verdict)
@@ -126,7 +118,7 @@ def proportional(a: Expression, b: Expression, positive: bool = False) -> bool:
             if value_a is not None or value_b is not None:
                 return False
             continue
-        if not value_a or not value_b or not _is_real(value_a) or not _is_real(value_b):
+        if not value_a or not value_b or not is_real(value_a) or not is_real(value_b):
             return False
         evaluate = Evaluator(LOW, {})
         ratio = evaluate.divided(value_a, value_b)

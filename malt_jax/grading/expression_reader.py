@@ -19,7 +19,7 @@ _MAX_POSTFIXES = 4
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<repeating>\d*\.\d*\\(?:overline|bar) ?\{\d+\})|(?P<number>\d+\.\d+|\.\d+|\d+)"
-    r"|(?P<command>\\[A-Za-z]+)|(?P<letter>[A-Za-z]'*)|(?P<sign>[-+*/^_!(){}\[\]|,]))"
+    r"|(?P<command>\\[A-Za-z]+)|(?P<letter>[A-Za-z]'*)|(?P<sign>[-+*/^_!(){}\[\]|,=]))"
 )
 _INVERTIBLE = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 _FUNCTIONS: Mapping[str, str] = {
@@ -34,7 +34,14 @@ sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma 
 _GREEK = frozenset(_GREEK_NAMES.split())
 # Before a bracket these letters are functions, of which only the texts can be compared.
 _FUNCTION_LETTERS = frozenset("fgFGP")
-_CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor"}
+_CLOSING = {
+    "(": ")",
+    "[": "]",
+    "{": "}",
+    "\\{": "\\}",
+    "\\lfloor": "\\rfloor",
+    "\\lceil": "\\rceil",
+}
 
 
 @dataclass
@@ -44,6 +51,7 @@ class _Reader:
     depth: int = 0
     bars: int = 0
     variables: set[str] = field(default_factory=set)
+    bound: set[str] = field(default_factory=set)
     is_complex: bool = False
 
     def peek(self) -> str:
@@ -178,8 +186,8 @@ class _Reader:
             self.bars -= 1
             self.take("|")
             return ("abs", inner)
-        if token == "\\lfloor":
-            return ("floor", self.group(token))
+        if token in ("\\lfloor", "\\lceil"):
+            return (token[2:], self.group(token))
         if token in _COMMANDS:
             return _COMMANDS[token](self)
         raise Unreadable(f"unexpected {token!r}")
@@ -198,7 +206,7 @@ class _Reader:
 
     def letter(self) -> Tree:
         name = self.take()
-        if name == "i":
+        if name == "i" and name not in self.bound:
             self.is_complex = True
             return ("i",)
         if name == "e" and self.peek() != "_":
@@ -219,7 +227,8 @@ class _Reader:
                 name += "_" + "".join(parts)
             else:
                 name += "_" + self.take()
-        self.variables.add(name)
+        if name not in self.bound:
+            self.variables.add(name)
         return ("variable", name)
 
     def function(self, name: str) -> Tree:
@@ -277,6 +286,24 @@ class _Reader:
         self.take(")")
         return ("several", name, *arguments)
 
+    def series(self) -> Tree:
+        """\\sum_{k=1}^n and \\prod, of the product that follows."""
+        kind = self.take()[1:]
+        self.take("_")
+        self.take("{")
+        name = self.take()
+        self.take("=")
+        low = self.sum()
+        self.take("}")
+        self.take("^")
+        high = self.argument()
+        if self.bound:
+            raise TooLarge("a sum within a sum")
+        self.bound.add(name)
+        body = self.product()
+        self.bound.remove(name)
+        return ("series", kind, name, low, high, body)
+
     def binom(self) -> Tree:
         self.take()
         return ("binom", self.argument(), self.argument())
@@ -303,6 +330,7 @@ _COMMANDS: dict[str, Callable[[_Reader], Tree]] = {
     "\\sqrt": _Reader.sqrt,
     "\\binom": _Reader.binom,
     **dict.fromkeys(["\\gcd", "\\lcm", "\\max", "\\min"], _Reader.several),
+    **dict.fromkeys(["\\sum", "\\prod"], _Reader.series),
     "\\pi": _constant("pi"),
     "\\infty": _constant("infinity"),
     **{f"\\{name}": _command_function(called) for name, called in _FUNCTIONS.items()},

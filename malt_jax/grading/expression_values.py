@@ -20,6 +20,8 @@ MAX_BITS = 60_000
 MAX_EXPONENT = 20_000
 """Of a power that is worked out exactly."""
 MAX_FACTORIAL = 3_000
+MAX_TERMS = 100
+"""Of a sum or a product with bounds."""
 MAX_MAGNITUDE = 100_000.0
 """Natural logarithm of the largest inexact value."""
 
@@ -63,6 +65,8 @@ class Evaluator:
             raise Unreadable("infinity in an expression")
         if head == "call":
             return self.checked(self.call(parts[0], self(parts[1])))
+        if head == "series":
+            return self.series(*parts)
         if head == "several":
             return self.several(parts[0], list(map(self, parts[1:])))
         if head == "chain":
@@ -116,6 +120,9 @@ class Evaluator:
         if isinstance(a, Fraction):
             return Fraction(math.floor(a))
         raise Unreadable("the floor of an inexact number")
+
+    def ceiling(self, a: Number) -> Number:
+        return -self.floor(-a)
 
     def power(self, base: Number, exponent: Number) -> Number:
         if isinstance(exponent, Fraction):
@@ -185,6 +192,18 @@ class Evaluator:
         function = math.gcd if name == "gcd" else math.lcm
         return self.checked(Fraction(function(*map(int, values))))
 
+    def series(self, kind: str, name: str, low: Tree, high: Tree, body: Tree) -> Number:
+        first, last = self(low), self(high)
+        if not all(isinstance(end, Fraction) and end.denominator == 1 for end in (first, last)):
+            raise Unreadable("a sum with bounds that are no integers")
+        if not 0 <= last - first < MAX_TERMS:
+            raise TooLarge("a sum of too many terms")
+        total: Number = Fraction(0 if kind == "sum" else 1)
+        for k in range(int(first), int(last) + 1):
+            term = Evaluator(self.context, {**self.values, name: Fraction(k)})(body)
+            total = self.checked((self.plus if kind == "sum" else self.times)(total, term))
+        return total
+
     def modulo(self, a: Number, b: Number) -> Number:
         if not isinstance(a, Fraction) or not isinstance(b, Fraction):
             raise Unreadable("a remainder of inexact numbers")
@@ -228,6 +247,7 @@ _METHODS = {
     "neg": "negative",
     "abs": "absolute",
     "floor": "floor",
+    "ceil": "ceiling",
     "root": "root",
     "binom": "binomial",
 }
@@ -246,3 +266,10 @@ def value_at(tree: Tree, point: Mapping[str, Fraction], context: Any) -> Number 
         raise
     except (ValueError, OverflowError):
         return None
+
+
+def is_real(value: Number) -> bool:
+    """Whether a value is real, up to rounding."""
+    if isinstance(value, Fraction) or not hasattr(value, "imag"):
+        return True
+    return abs(value.imag) <= abs(value.real) * mpmath.mpf(10) ** -40

@@ -21,7 +21,7 @@ from malt_jax.grading.answer_reader import read
         ("x = 5", answers.Named),
         ("x > 5", answers.Named),
         ("2x + y = 5", answers.Relation),
-        (r"\sum_{k=1}^n k", answers.Opaque),
+        (r"\int_0^1 x dx", answers.Opaque),
     ],
 )
 def test_kinds(latex: str, kind: type):
