@@ -20,7 +20,7 @@ _qwen25 = partial(
 )
 _BY_8, _BY_32 = Llama3RopeScaling(factor=8.0), Llama3RopeScaling(factor=32.0)
 
-# The numbers: D model width, L layers, N query heads, K kv heads, H head width, F feed-forward width.
+# Columns: D model width, L layers, N query heads, K kv heads, H head width, F feed-forward width.
 PRESETS: dict[str, LlamaConfig] = {
     "llama-3.1-8b": _llama3(4096, 32, 32, 8, 128, 14_336, rope_scaling=_BY_8),
     "llama-3.2-1b": _llama3(2048, 16, 32, 8, 64, 8192, rope_scaling=_BY_32, tie_embeddings=True),
