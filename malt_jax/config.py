@@ -249,6 +249,12 @@ class Config:
     training_mesh: MeshConfig = MeshConfig()
     processes: ProcessesConfig = ProcessesConfig()
 
+    @property
+    def test_limit(self) -> int | None:
+        """Number of test questions that the evaluation asks; None: all."""
+        limits = (self.task.test_questions, self.evaluation.questions)
+        return min((limit for limit in limits if limit is not None), default=None)
+
 
 def load_config(file: Path | UPath | str | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration in a YAML file (None: the defaults), changed by `field=value` overrides.

@@ -112,7 +112,7 @@ def _evaluate(
     if names is None:
         roles, votes = experiment.pipeline.names, config.evaluation.votes
         names = all_names(roles, votes, trained=run is not None)
-    questions = experiment.questions("test", options.limit or loop.test_limit(config))
+    questions = experiment.questions("test", options.limit or config.test_limit)
     seeds = options.seeds or config.evaluation.seeds
     store = Store(directory)
     judged = evaluation.evaluate(experiment, policies, names, questions, seeds, store)

@@ -75,7 +75,7 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     """
     experiment = prepare(config)
     train = experiment.questions("train", config.task.train_questions)
-    test = experiment.questions("test", test_limit(config))
+    test = experiment.questions("test", config.test_limit)
     experiment.check_lengths([*train, *test])
     processes = directory.processes
     require_fit(processes, config, train, test)
@@ -109,12 +109,6 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     }
     write_results(directory, RESULTS_FILE, results)
     return results
-
-
-def test_limit(config: Config) -> int | None:
-    """How many questions of the test split a configuration evaluates on; None: all."""
-    limits = (config.task.test_questions, config.evaluation.questions)
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def learned(experiment: Experiment, directory: RunDirectory) -> Learned:

@@ -74,13 +74,7 @@ def workload(config: Config, tokenizer: Tokenizer, assumed: Assumptions) -> Work
     """
     task = tasks.create(config.task)
     pipeline = load_pipeline(config.pipeline.roles, task.prompts)
-    limits = {
-        "train": config.task.train_questions,
-        "test": min(
-            (n for n in (config.task.test_questions, config.evaluation.questions) if n is not None),
-            default=None,
-        ),
-    }
+    limits = {"train": config.task.train_questions, "test": config.test_limit}
     counts: dict[str, int] = {}
     longest = 0
     for split in ("train", "test"):
