@@ -23,9 +23,8 @@ from malt_jax.evaluation.systems import all_names
 from malt_jax.experiment import Experiment, prepare
 from malt_jax.files import location, reached
 from malt_jax.malt import round as loop
+from malt_jax.report.formats import latex, markdown, print_table
 from malt_jax.report.plots import write_plots
-from malt_jax.report.tables import latex, markdown
-from malt_jax.report.terminal import print_table
 from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
 

@@ -14,7 +14,7 @@ from malt_jax.distributed.processes import together
 from malt_jax.evaluation.results import RESULTS_FILE
 from malt_jax.files import location
 from malt_jax.malt import round as loop
-from malt_jax.report.terminal import print_table
+from malt_jax.report.formats import print_table
 from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import open_run
 

@@ -1,8 +1,8 @@
-"""The figures of the MALT paper (arXiv 2412.01928v3, section 4 and its ablations), by our names.
+"""Figures of the MALT paper (arXiv 2412.01928v3, section 4 and its ablations), by our names.
 
-All are accuracies in percent over four random subsets of 100 test questions. The ablations are
-entered as systems with a vote: the paper's figures for the generator alone are those of its STaR
-baseline of a single agent with a vote.
+They are accuracies in percent over four random subsets of 100 test questions, some with their
+population standard deviation. The ablations are entered as systems with a vote: the paper's figures
+for the generator alone are those of its STaR baseline of a single agent with a vote.
 """
 
 from __future__ import annotations
@@ -10,153 +10,120 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-from malt_jax.checkpoints.presets import PRESETS
+from typing import Any
 
 SOURCE = "arXiv 2412.01928"
 
 
-class Score(NamedTuple):
-    """An accuracy, with the population standard deviation over subsets where one is given."""
-
-    accuracy: float
-    deviation: float | None = None
-
-
-class Transition(NamedTuple):
-    """Questions whose answer changed, in percent of all."""
-
-    wrong_to_right: float
-    right_to_wrong: float
-
-
 @dataclass(frozen=True)
 class PaperResults:
-    """What the paper reports of one model on one task."""
+    """Figures of one model on one task, as the paper prints them."""
 
-    trained_on: str
-    systems: Mapping[str, Score]
-    transitions: Mapping[str, Transition] = field(default_factory=dict)
-    turns: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    others: Mapping[str, float] = field(default_factory=dict)
+    systems: Mapping[str, str]
+    """System -> accuracy."""
+    transitions: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Transition -> share of questions from wrong to correct, and from correct to wrong."""
+    turns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """System -> role -> accuracy after it."""
+    others: str = ""
     """Systems that we do not have, or that the paper does not define closely enough."""
 
 
-_UNTRAINED = re.compile(r"(sa|ma|debate)([+]mv)?")
-_SYSTEMS = (
-    "sa", "sa+mv", "ma", "ma+mv",
-    "star-sa", "star-sa+mv", "star-ma", "star-ma+mv",
-    "malt", "malt+mv",
-)  # fmt: skip
-_ABLATIONS = (
-    "malt-untrained-generator+mv",
-    "malt-untrained-verifier+mv",
-    "malt-untrained-refiner+mv",
-    "malt-until-generator+mv",
-    "malt-until-verifier+mv",
-    "malt-without-verifier+mv",
-    "debate",
-)
+def _column(table: str, task: str) -> dict[str, str]:
+    """The figures of one task: system -> figure. Columns are at least two blanks apart."""
+    (_, *tasks), *rows = (re.split(r"  +", line.strip()) for line in table.strip().splitlines())
+    figures = ((name, row[tasks.index(task)]) for name, *row in rows)
+    return {name: figure for name, figure in figures if figure != "-"}
 
 
-def _main(*scores: tuple[float, float]) -> dict[str, Score]:
-    return {name: Score(*score) for name, score in zip(_SYSTEMS, scores, strict=True)}
-
-
-def _ablations(*accuracies: float) -> dict[str, Score]:
-    return {name: Score(value) for name, value in zip(_ABLATIONS, accuracies, strict=True)}
-
+_LLAMA_SYSTEMS = """
+    system                       gsm8k         commonsense_qa  math          gsm_symbolic/p1
+    sa                           84.25 ± 2.28  74.50 ± 3.35    49.50 ± 2.06  71.75
+    sa+mv                        86.75 ± 2.38  75.75 ± 5.49    52.50 ± 2.50  73.75
+    ma                           84.75 ± 2.86  77.50 ± 5.17    51.75 ± 3.56  -
+    ma+mv                        87.00 ± 4.00  79.00 ± 2.55    53.50 ± 2.87  75.25
+    star-sa                      81.75 ± 0.83  76.25 ± 4.32    52.25 ± 1.48  -
+    star-sa+mv                   84.75 ± 2.68  78.75 ± 4.26    54.00 ± 2.73  -
+    star-ma                      80.00 ± 1.58  75.50 ± 2.69    52.50 ± 3.20  -
+    star-ma+mv                   86.75 ± 2.28  76.00 ± 1.73    53.75 ± 2.68  -
+    malt                         83.50 ± 2.18  77.50 ± 1.12    52.25 ± 1.79  -
+    malt+mv                      90.50 ± 2.06  81.50 ± 2.29    57.25 ± 1.48  84.75 ± 3.30
+    malt-untrained-generator+mv  87.00         78.75           54.25         -
+    malt-untrained-verifier+mv   85.75         76.75           54.50         -
+    malt-untrained-refiner+mv    86.25         75.50           55.25         -
+    malt-until-generator+mv      84.75         78.75           54.00         -
+    malt-until-verifier+mv       88.75         78.00           55.75         -
+    malt-without-verifier+mv     84.75         76.25           54.75         -
+    debate                       86.75         71.25           52.00         -
+"""
+_QWEN_SYSTEMS = """
+    system      gsm8k
+    sa          61.75
+    sa+mv       65.00
+    ma          60.50
+    ma+mv       62.25
+    star-sa     63.50
+    star-sa+mv  64.25
+    star-ma     62.50
+    star-ma+mv  64.25
+    malt        71.00
+    malt+mv     74.50 ± 2.65
+"""
 
 _LLAMA = {
     "gsm8k": PaperResults(
-        "gsm8k",
-        _main(
-            (84.25, 2.28), (86.75, 2.38), (84.75, 2.86), (87.00, 4.00),
-            (81.75, 0.83), (84.75, 2.68), (80.00, 1.58), (86.75, 2.28),
-            (83.50, 2.18), (90.50, 2.06),
-        )
-        | _ablations(87.00, 85.75, 86.25, 84.75, 88.75, 84.75, 86.75),
-        {"sa -> malt+mv": Transition(9.50, 3.75)},
+        _column(_LLAMA_SYSTEMS, "gsm8k"), transitions={"sa -> malt+mv": ("9.50", "3.75")}
     ),
     "commonsense_qa": PaperResults(
-        "commonsense_qa",
-        _main(
-            (74.50, 3.35), (75.75, 5.49), (77.50, 5.17), (79.00, 2.55),
-            (76.25, 4.32), (78.75, 4.26), (75.50, 2.69), (76.00, 1.73),
-            (77.50, 1.12), (81.50, 2.29),
-        )
-        | _ablations(78.75, 76.75, 75.50, 78.75, 78.00, 76.25, 71.25),
-        {"sa -> malt+mv": Transition(11.25, 4.25)},
+        _column(_LLAMA_SYSTEMS, "commonsense_qa"), transitions={"sa -> malt+mv": ("11.25", "4.25")}
     ),
     "math": PaperResults(
-        "math",
-        _main(
-            (49.50, 2.06), (52.50, 2.50), (51.75, 3.56), (53.50, 2.87),
-            (52.25, 1.48), (54.00, 2.73), (52.50, 3.20), (53.75, 2.68),
-            (52.25, 1.79), (57.25, 1.48),
-        )
-        | _ablations(54.25, 54.50, 55.25, 54.00, 55.75, 54.75, 52.00),
-        {"sa -> malt+mv": Transition(14.25, 6.50)},
-        {"malt+mv": {"generator": 53.50, "verifier": 55.75, "refiner": 57.25}},
+        _column(_LLAMA_SYSTEMS, "math"),
+        transitions={"sa -> malt+mv": ("14.25", "6.50")},
+        turns={"malt+mv": {"generator": "53.50", "verifier": "55.75", "refiner": "57.25"}},
     ),
     "gsm_symbolic/p1": PaperResults(
-        "gsm8k",
-        {
-            "sa": Score(71.75),
-            "sa+mv": Score(73.75),
-            "ma+mv": Score(75.25),
-            "malt+mv": Score(84.75, 3.30),
-        },
-        others={"STaR+MV": 76.75, "Llama-3.1-70B-Instruct": 88.25},
+        _column(_LLAMA_SYSTEMS, "gsm_symbolic/p1"),
+        others="STaR+MV 76.75; Llama-3.1-70B-Instruct 88.25",
     ),
-}  # fmt: skip
-
-_QWEN = {
-    "gsm8k": PaperResults(
-        "gsm8k",
-        {
-            name: Score(value)
-            for name, value in zip(
-                _SYSTEMS[:-1],
-                (61.75, 65.00, 60.50, 62.25, 63.50, 64.25, 62.50, 64.25, 71.00),
-                strict=True,
-            )
-        }
-        | {"malt+mv": Score(74.50, 2.65)},
-    )
 }
+_QWEN = {"gsm8k": PaperResults(_column(_QWEN_SYSTEMS, "gsm8k"))}
 
+# A precision may follow, as in the names of GGUF files; a quantised model is another model.
 _MODELS = (
-    # A precision may follow, as in the names of GGUF files; a quantised model is another one.
     (re.compile(r"(meta)?llama318binstruct(b?f16|f32)?(gguf)?"), _LLAMA),
     (re.compile(r"qwen2515b(base)?(b?f16|f32)?(gguf)?"), _QWEN),
 )
+_PRESET = "qwen-2.5-1.5b"
+"""The model of this name has random weights; it is not the paper's."""
+_TRAINED_ON = {"gsm_symbolic/p1": "gsm8k"}
+"""Tasks on which the paper evaluates models that it trained on another one."""
+_UNTRAINED = re.compile(r"(sa|ma|debate)([+]mv)?")
 
 
 def paper_results(content: Mapping[str, Any]) -> PaperResults | None:
-    """What the paper reports of the model and the task of a results.json; None if it has neither.
+    """The paper's figures for the model and task of a results.json; None if it has none.
 
-    The model is known by the name of its directory or file, or by a hub cache's directory
-    `models--OWNER--NAME` above it: Llama-3.1-8B-Instruct, with Meta- before it or not, or
-    Qwen2.5-1.5B (the base model), punctuation and case aside. A preset's name is a model with
-    random weights, and so not the paper's.
+    The model is known by the name of its directory or file, or by a directory
+    `models--OWNER--NAME` of a hub cache above it: Llama-3.1-8B-Instruct, with or without Meta-
+    before it, or Qwen2.5-1.5B (the base model), punctuation and case aside.
 
-    If the roles were trained on another task than the paper's, only untrained systems remain.
+    Only figures of untrained systems are returned if roles were trained on another task than the
+    paper's.
     """
-    if content["model"] in PRESETS:
+    if content["model"] == _PRESET:
         return None
     parts = [part.rsplit("--", 1)[-1] for part in str(content["model"]).split("/")]
     names = [re.sub(r"[^a-z0-9]", "", part.lower()) for part in parts]
-    tasks = next(
-        (tasks for pattern, tasks in _MODELS if any(pattern.fullmatch(name) for name in names)), {}
-    )
     task = content["task"]
     if task == "gsm_symbolic":
         options = content["config"]["task"].get("options") or {}
         task = f"{task}/{options.get('variant', 'main')}"
-    found = tasks.get(task)
-    if found is None or found.trained_on == content.get("trained_on", content["task"]):
+    found = next(
+        (tasks.get(task) for model, tasks in _MODELS if any(map(model.fullmatch, names))), None
+    )
+    trained_on = content.get("trained_on", content["task"])
+    if found is None or trained_on == _TRAINED_ON.get(task, task):
         return found
-    untrained = {name: score for name, score in found.systems.items() if _UNTRAINED.fullmatch(name)}
-    return PaperResults(found.trained_on, untrained, others=found.others)
+    untrained = {name: text for name, text in found.systems.items() if _UNTRAINED.fullmatch(name)}
+    return PaperResults(untrained, others=found.others)

@@ -1,5 +1,6 @@
-"""Tables say what results.json says, beside the paper's figures, and cannot be broken by names."""
+"""Tables hold the figures of results.json next to the paper's; names cannot break them."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 import malt_jax
-from malt_jax.report.tables import latex, markdown
+from malt_jax.report.formats import latex, markdown, print_table
 
 LLAMA = "models/Llama-3.1-8B-Instruct"
 
@@ -63,16 +65,16 @@ def test_the_other_views(content: dict[str, Any]):
     assert list(turns["malt"]) == ["system", "generator", "verifier", "refiner"]
     assert turns["malt"]["verifier"].startswith("72.9 [")
     changed = rows(document, "Answers that changed, % of all questions")["sa → malt+mv"]
-    assert changed["net"] == "+28.3" and "paper: wrong → right" not in changed
-    passes = rows(document, r"At least one of k passes right, %")
+    assert changed["net"] == "+28.3" and "paper: wrong → correct" not in changed
+    passes = rows(document, "At least one of k passes correct (pass@k), %")
     assert passes["sa"] == {"system": "sa", "1": "58.7", "2": "82.9", "3": "93.0"}
     by_level = rows(document, "Accuracy by level, %")["Level 5"]
     assert by_level["questions"] == "1,324" and by_level["sa"].startswith("31.7 [")
-    values = rows(document, "How sure the values of the training trees are")
+    values = rows(document, "Uncertainty of the values of the training trees")
     assert values["generator"]["doubtful labels %"] == "7.1"
 
 
-def test_the_papers_figures_stand_beside_ours(content: dict[str, Any]):
+def test_the_papers_figures_are_next_to_ours(content: dict[str, Any]):
     content.update(model=LLAMA, task="math")
     document = markdown(content)
     accuracy = rows(document, "Accuracy")
@@ -82,7 +84,10 @@ def test_the_papers_figures_stand_beside_ours(content: dict[str, Any]):
     turns = rows(document, "Accuracy after each role, %")
     assert turns["malt+mv, paper"]["verifier"] == "55.75"
     changed = rows(document, "Answers that changed, % of all questions")["sa → malt+mv"]
-    assert (changed["paper: wrong → right"], changed["paper: right → wrong"]) == ("14.25", "6.50")
+    assert (changed["paper: wrong → correct"], changed["paper: correct → wrong"]) == (
+        "14.25",
+        "6.50",
+    )
     content.update(task="gsm_symbolic", trained_on="gsm8k")
     content["config"]["task"]["options"] = {"variant": "p1"}
     assert "STaR+MV 76.75; Llama-3.1-70B-Instruct 88.25" in markdown(content)
@@ -105,7 +110,7 @@ def test_results_of_a_training_alone(content: dict[str, Any]):
 
 def test_many_passes_are_shown_at_powers_of_two(content: dict[str, Any]):
     content["pass_at_k"] = {"sa": {str(k): k / 40 for k in range(1, 28)}}
-    row = rows(markdown(content), "At least one of k passes right, %")["sa"]
+    row = rows(markdown(content), "At least one of k passes correct (pass@k), %")["sa"]
     assert list(row) == ["system", "1", "2", "4", "8", "16", "27"]
 
 
@@ -142,3 +147,18 @@ def test_names_of_groups_cannot_break_a_table(
     ((first, row),) = rows(markdown(content), "Accuracy by topic, %").items()
     assert first == in_markdown and row["questions"] == "437" and len(row) == 6
     assert f"    {in_latex} & 437 &" in latex(content)
+
+
+def test_the_table_in_a_terminal(content: dict[str, Any]):
+    def printed() -> str:
+        console = Console(file=io.StringIO(), width=100)
+        print_table(content, console)
+        assert isinstance(console.file, io.StringIO)
+        return re.sub(" +", " ", console.file.getvalue())
+
+    content["rounds"] = [{"generator": {"rows": 3, "pairs": 4}}]
+    assert "tiny, 1000 questions" in printed() and "malt+mv ahead by" in printed()
+    assert "ma+mv 82.4 [80.0, 84.8] 9 210 +4.6 [+2.6, +6.6]" in printed()
+    assert "round 0 trained on: generator 3 rows and 4 pairs" in printed()
+    content["systems"] = {name: content["systems"][name] for name in ("sa", "ma")}
+    assert "ma 71.8 [69.0, 74.6] 3 70 +13.1 [+11.1, +15.1]" in printed()
