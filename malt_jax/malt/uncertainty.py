@@ -1,8 +1,4 @@
-"""How far a node's value may be from the truth: a value is a mean over few leaves.
-
-The label that a role learns from says only on which side of the threshold the value lies, so the
-doubt that matters is whether the true value lies on the other side.
-"""
+"""Uncertainty of values and labels: a node's value is a mean over few leaves."""
 
 from __future__ import annotations
 
@@ -16,19 +12,15 @@ from jaxtyping import Float
 
 from malt_jax.malt import credit
 
-PAPER_DELTA = 0.05
-"""Probability that the paper's bound may fail; the paper names no number."""
-
 
 class ValueUncertainty(NamedTuple):
-    """The uncertainty of the values of one role's nodes."""
+    """Uncertainty of the values of one role's nodes."""
 
     nodes: int
-    """Nodes of the role."""
     leaves: int
-    """Leaves below each node: how many grades its value is the mean of."""
+    """Leaves below each node."""
     label_doubt: float
-    """Expected share of labels that the true values would turn round."""
+    """Expected share of wrong labels."""
     standard_error: float | None
     """Root mean square, over nodes, of the value's standard error; None with a single child."""
     paper_epsilon: float
@@ -38,44 +30,43 @@ class ValueUncertainty(NamedTuple):
 def value_uncertainty(
     rewards: Float[np.ndarray, "Q *n"], threshold: float
 ) -> tuple[ValueUncertainty, ...]:
-    """The uncertainty of every role's values, without the last role's, which are grades themselves.
+    """Uncertainty for every role but the last, whose values are grades.
 
-    rewards:   of the leaves, a leading axis for the questions and one for each role.
-    threshold: a node is labelled correct iff its value is strictly above.
+    rewards:   (Q, n_1, ..., n_d), grades of the leaves.
+    threshold: a node is labelled correct if its value is strictly above.
     """
-    values = credit.values(rewards)
     return tuple(
         ValueUncertainty(
             nodes=value.size,
-            leaves=rewards.size // value.size,
-            label_doubt=float(label_doubt(value, rewards.size // value.size, threshold).mean()),
+            leaves=(leaves := rewards.size // value.size),
+            label_doubt=float(label_doubt(value, leaves, threshold).mean()),
             standard_error=standard_error(children),
-            paper_epsilon=error_bound(value.size, rewards.size // value.size),
+            paper_epsilon=error_bound(value.size, leaves),
         )
-        for value, children in itertools.pairwise(values)
+        for value, children in itertools.pairwise(credit.values(rewards))
     )
 
 
 def label_doubt(
     values: Float[np.ndarray, "*n"], leaves: int, threshold: float
 ) -> Float[np.ndarray, "*n"]:
-    """The posterior probability that a node's true value is on the other side of the threshold.
+    """Posterior probability that a label is wrong: the true value is across the threshold.
+
+    The prior is Jeffreys', Beta(1/2, 1/2), and leaves count as independent. Leaves that share a
+    descendant of the node are not, so the doubt is too low where two or more roles follow.
 
     values: means of the grades, 0 or 1, of `leaves` leaves each.
-
-    Jeffreys' prior, Beta(1/2, 1/2), and leaves taken as independent draws. Leaves that share a
-    descendant of the node are not: with two or more roles below the doubt is estimated too low.
     """
-    right = np.asarray(values) * leaves
-    below = scipy.special.betainc(right + 0.5, leaves - right + 0.5, min(max(threshold, 0.0), 1.0))
-    return np.where(credit.labels(np.asarray(values), threshold), below, 1 - below)
+    values = np.asarray(values)
+    a, b = values * leaves + 0.5, leaves - values * leaves + 0.5
+    below = scipy.special.betainc(a, b, min(max(threshold, 0.0), 1.0))
+    return np.where(credit.labels(values, threshold), below, 1 - below)
 
 
 def standard_error(children: Float[np.ndarray, "*n children"]) -> float | None:
-    """Root mean square over nodes of the standard error of a mean of the node's children.
+    """Root mean square, over nodes, of the standard error of the mean of a node's children.
 
-    children: their values. They are independent given the node, so this is right where leaves are
-    not. None with a single child, which shows no spread.
+    children: their values, which are independent given the node. None with a single child.
     """
     count = children.shape[-1]
     if count == 1:
@@ -83,11 +74,11 @@ def standard_error(children: Float[np.ndarray, "*n children"]) -> float | None:
     return math.sqrt(float(children.var(axis=-1, ddof=1).mean()) / count)
 
 
-def error_bound(nodes: int, leaves: int, delta: float = PAPER_DELTA) -> float:
-    """With probability 1 - delta no value is further than this from its true value.
+def error_bound(nodes: int, leaves: int, delta: float = 0.05) -> float:
+    """Bound on the error of all values at once that holds with probability 1 - delta.
 
-    Hoeffding's inequality and a union over the nodes. For the generator with n completions a role
-    and M questions (nodes = M n, leaves = n^2) it is the bound sqrt(ln(2 M n / delta) / (2 n^2)) of
-    arXiv 2412.01928. As there, leaves are taken as independent. A value above 1 says nothing.
+    Hoeffding's inequality and a union over the nodes, leaves taken as independent. For the first
+    role's values in arXiv 2412.01928 (nodes = M n, leaves = n^2) it is the bound given there, which
+    leaves delta open. A bound above 1 says nothing.
     """
     return math.sqrt(math.log(2 * nodes / delta) / (2 * leaves))
