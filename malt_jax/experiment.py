@@ -16,7 +16,7 @@ from malt_jax.config import Config
 from malt_jax.errors import UserError
 from malt_jax.malt.roles import Pipeline, RolePrompt, load_pipeline
 from malt_jax.model.config import LlamaConfig
-from malt_jax.model.llama import Llama, Params, logical_axes
+from malt_jax.model.llama import Llama, Params, variable_specs
 from malt_jax.model.lora import merge_adapter
 from malt_jax.sampling.sampler import Sampler
 from malt_jax.sampling.token import SamplingParameters
@@ -53,18 +53,18 @@ class Experiment:
         variables are kept.
         """
         model, base = self.sampler.model, self.checkpoint.params
-        axes = logical_axes(model)
+        specs = variable_specs(model)
         if model.lora is not None or trainable is None:
             variables = {
                 "params": self._sampling_base.of(
-                    base, lambda: device_put(model.mesh, base, axes["params"])
+                    base, lambda: device_put(model.mesh, base, specs["params"])
                 )
             }
             if model.lora is not None:
                 adapter = trainable
                 if adapter is None:
                     adapter = self.policy.init(base, jax.random.key(0))
-                variables["adapter"] = device_put(model.mesh, adapter, axes["adapter"])
+                variables["adapter"] = device_put(model.mesh, adapter, specs["adapter"])
             return variables
         lora = self.policy.model.lora
         if lora is None:
@@ -72,7 +72,7 @@ class Experiment:
         else:
             trainable = device_put(self.policy.model.mesh, trainable, self.policy.axes)
             params = merge_adapter(base, trainable, lora)
-        return {"params": device_put(model.mesh, params, axes["params"])}
+        return {"params": device_put(model.mesh, params, specs["params"])}
 
     def questions(self, split: Split, limit: int | None) -> list[Question]:
         """The first `limit` questions of a split in the order that the run's seed gives it."""

@@ -31,7 +31,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from malt_jax.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.model.config import LlamaConfig
-from malt_jax.model.llama import Llama, Params, init_params
+from malt_jax.model.llama import Llama, Params, forward, init_params, next_logits
 from malt_jax.tasks.arithmetic import ArithmeticTask
 
 VOCABULARY = 512
@@ -170,7 +170,7 @@ def train(
     config: LlamaConfig, tokenizer: Tokenizer, dialogues: Dialogues, steps: int, seed: int
 ) -> Iterator[tuple[int, Params]]:
     """Yields the number of updates made and the weights, which the next update consumes."""
-    model = Llama(config, unroll=config.num_layers)
+    model = Llama(config)
     params = init_params(model, jax.random.key(seed))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, LEARNING_RATE, WARMUP, steps, LEARNING_RATE / 50
@@ -194,9 +194,9 @@ def train(
 
     def loss(params: Params, batch: Batch) -> jax.Array:
         variables = {"params": params}
-        hidden, _ = model.apply(variables, batch.tokens, batch.lengths)
+        hidden, _ = forward(model, variables, batch.tokens, batch.lengths)
         hidden = jnp.take_along_axis(hidden, batch.inputs[..., None], axis=1)
-        logits = model.apply(variables, hidden, method=Llama.logits)
+        logits = next_logits(model, variables, hidden)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
         return jnp.mean(losses, where=batch.mask)
 

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from malt_jax.model.llama import Llama
+from malt_jax.model.llama import Decoder, Llama
 from malt_jax.tasks.arithmetic import ArithmeticTask, Problem, Step
 
 ROOT = Path(__file__).parent.parent
@@ -44,9 +44,9 @@ def test_same_logits_as_in_transformers(tiny: Checkpoint) -> None:
     reference = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     with torch.no_grad():
         expected = reference(torch.tensor(tokens)).logits.numpy()
-    model = Llama(tiny.config)
+    decoder = Decoder(Llama(tiny.config))
     variables = {"params": tiny.params}
-    actual = model.apply(variables, jnp.asarray(tokens, jnp.int32), method=Llama.everything)
+    actual = decoder.apply(variables, jnp.asarray(tokens, jnp.int32), method=Decoder.everything)
     np.testing.assert_allclose(actual, expected, atol=2e-4)
 
 

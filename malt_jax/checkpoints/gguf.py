@@ -18,8 +18,8 @@ from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.checkpoints.vocabularies import Piece, byte_level_tokenizer, sentencepiece_tokenizer
 from malt_jax.checkpoints.weights import TensorSource
 from malt_jax.errors import UserError
+from malt_jax.model.attention import inverse_frequencies
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
-from malt_jax.model.rope import inverse_frequencies
 
 _ARCHITECTURES = ("llama", "qwen2")
 

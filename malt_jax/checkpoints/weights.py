@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
@@ -18,7 +17,7 @@ from jaxtyping import Array
 
 from malt_jax.errors import UserError
 from malt_jax.model.config import LlamaConfig
-from malt_jax.model.llama import Llama, Params, abstract_variables, logical_axes
+from malt_jax.model.llama import Llama, Params, variable_specs
 from malt_jax.sharding.rules import shardings, to_host
 
 _ATTENTION = {name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")}
@@ -62,11 +61,10 @@ class TensorSource:
 
 def leaves(config: LlamaConfig) -> list[Leaf]:
     """Every array of the model's parameter tree, with the names of its tensors."""
-    tree = flatten_dict(nn.unbox(abstract_variables(Llama(config))["params"]))
-    axes = flatten_dict(logical_axes(Llama(config))["params"])
+    specs = flatten_dict(variable_specs(Llama(config))["params"])
     return [
-        Leaf(path, array.shape, _tensor_names(path, config), path[0] == "layers", axes[path])
-        for path, array in tree.items()
+        Leaf(path, spec.shape, _tensor_names(path, config), path[0] == "layers", spec.axes)
+        for path, spec in specs.items()
     ]
 
 

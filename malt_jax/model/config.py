@@ -1,4 +1,4 @@
-"""The shape of a Llama-family model, and its translation from and to Hugging Face's config.json."""
+"""The sizes of a model, from and to Hugging Face's config.json, and how it is run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from malt_jax.config import LoraConfig
 from malt_jax.errors import UserError
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
@@ -23,7 +27,7 @@ class Llama3RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """Widths, depths and constants of a decoder of the Llama family."""
+    """Sizes and constants of a decoder of the Llama family."""
 
     vocab_size: int
     d_model: int
@@ -144,6 +148,22 @@ class LlamaConfig:
                 "original_max_position_embeddings": self.rope_scaling.original_max_positions,
             }
         return fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama:
+    """A model without its arrays, a static argument of the programs that are compiled for it."""
+
+    config: LlamaConfig
+    lora: LoraConfig | None = None
+    """Its adapter; None: it has none."""
+    dtype: Any = jnp.float32
+    """Of the base weights and of matrix products; softmax, norms and logits are float32."""
+    remat: bool = False
+    """Recompute each layer in the backward pass instead of keeping its activations."""
+    mesh: Mesh | None = None
+    """Devices that weights and activations are split over; the first axis of its inputs has to be a
+    multiple of `sharding.rules.batch_shards`. None: the device of its inputs."""
 
 
 def _refuse_unimplemented(fields: Mapping[str, Any], model_type: str) -> None:

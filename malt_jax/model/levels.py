@@ -1,36 +1,39 @@
-"""One level of the reasoning tree's key-value cache, and activations of several levels as one."""
+"""One level of the key-value cache, and activations of several levels as one array."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from malt_jax.model.config import Llama
+from malt_jax.sharding.rules import ArraySpec
+
 
 class Level(flax.struct.PyTreeNode):
-    """Keys and values of one segment of every node at one depth of the tree.
+    """Keys and values of one prompt segment of every node at one depth of the tree.
 
-    The leading axes `*N` are the questions and the branches down to this depth, (Q, n_1, ..., n_d);
-    the root level, which all questions share, has none.
     The prefix of a node is the concatenation of its ancestors' segments, so a fork is one more
-    leading axis below and copies nothing. Heads stand before tokens because attention batches over
-    them, and keys have their tokens last: so both products of a decode step read the cache in the
-    order it lies in (on a CPU, the product with keys of the values' layout takes 12 times longer).
+    leading axis below and copies nothing. The root level, which all questions share, has no node
+    axes. Heads stand before tokens because attention batches over them, and keys have their tokens
+    last: so both products of a decode step read the cache in the order of its memory (on a CPU,
+    the product with keys in the values' layout takes 12 times longer).
     """
 
-    keys: Float[Array, "L *N K E S"]
+    keys: Float[Array, "L *tree K H S"]
     """Rotary positions are already applied."""
-    values: Float[Array, "L *N K S E"]
-    lengths: Int[Array, "*N"]
-    """Valid tokens of each segment; what stands behind them is padding and never attended to."""
+    values: Float[Array, "L *tree K S H"]
+    lengths: Int[Array, "*tree"]
+    """Valid tokens of each segment; the rest is padding, which attention masks."""
 
     @property
     def leading(self) -> tuple[int, ...]:
-        """The leading axes (Q, n_1, ..., n_d); () for the root."""
+        """The node axes (Q, n_1, ..., n_d); () for the root."""
         return self.lengths.shape
 
     @property
@@ -38,18 +41,31 @@ class Level(flax.struct.PyTreeNode):
         return math.prod(self.leading)
 
 
-def level_axes(leading: int) -> Level:
-    """Logical axes of a level with so many leading axes, each array's as a PartitionSpec."""
+def level_spec(model: Llama, leading: tuple[int, ...], size: int) -> Any:
+    """The ArraySpecs of a level with these node axes and room for `size` tokens a node."""
+    config, axes = model.config, level_axes(len(leading))
+    heads = (config.num_layers, *leading, config.num_kv_heads)
+    specs: dict[str, Any] = {
+        "keys": ArraySpec((*heads, config.head_dim, size), model.dtype, axes.keys),
+        "values": ArraySpec((*heads, size, config.head_dim), model.dtype, axes.values),
+        "lengths": ArraySpec(leading, jnp.int32, axes.lengths),
+    }
+    return Level(**specs)
+
+
+def level_axes(leading: int) -> Any:
+    """The logical axes of a level with so many node axes."""
     nodes = ("batch", *[None] * (leading - 1)) if leading else ()
-    heads = P("layers", *nodes, "kv_heads")
-    return Level(heads, heads, P(*nodes))  # type: ignore[arg-type]
+    heads: Any = P("layers", *nodes, "kv_heads")
+    lengths: Any = P(*nodes)
+    return Level(heads, heads, lengths)
 
 
-def join_levels(levels: Sequence[Float[Array, "*N T D"]]) -> Float[Array, "*B D"]:
-    """One array for all that works on single tokens.
+def join_levels(levels: Sequence[Float[Array, "... D"]]) -> Float[Array, "... D"]:
+    """One array for layers that work on single tokens.
 
     Several levels have the same first axis, which stays and may be split over devices; all tokens
-    below an element of it become one row, [B, S, D]. One level stays as it is.
+    below an element of it become one row, [Q, tokens, D]. One level stays as it is.
     """
     if len(levels) == 1:
         return levels[0]
@@ -58,9 +74,9 @@ def join_levels(levels: Sequence[Float[Array, "*N T D"]]) -> Float[Array, "*B D"
 
 
 def split_levels(
-    joined: Float[Array, "*B D"], shapes: Sequence[tuple[int, ...]]
-) -> list[Float[Array, "*N T D"]]:
-    """What `join_levels` joined; `shapes` are those of the levels, (*N, T)."""
+    joined: Float[Array, "... D"], shapes: Sequence[tuple[int, ...]]
+) -> list[Float[Array, "... D"]]:
+    """The inverse of `join_levels`; `shapes` are those of the levels, (*tree, T)."""
     if len(shapes) == 1:
         return [joined]
     levels, start = [], 0

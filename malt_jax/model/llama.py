@@ -1,75 +1,78 @@
-"""The Llama decoder in Flax: one module for prefill, decoding, log-probabilities and training."""
+"""The Llama decoder in Flax: one module for prefill, decoding, log-probabilities and training.
+
+The axes of shapes, here and in the whole package:
+
+    B  rows of a training batch         T  query time: tokens of a level
+    Q  questions                        S  key time: tokens of a level above, or room for them
+    V  vocabulary                       L  layers
+    D  model width                      F  feed-forward width
+    N  query heads                      H  head width, and half = H/2
+    K  key-value heads                  R  LoRA rank
+    G  query heads per kv head          in, out  of a linear layer
+
+    *tree    the nodes of a level, (Q, n_1, ..., n_d); none at the root
+    *above   the nodes of one of its ancestors, a prefix of *tree
+    *tokens  the tokens of one level, (*tree, T), or of several as `join_levels` joins them
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from malt_jax.config import LoraConfig
-from malt_jax.model.attention import Segment, attend
-from malt_jax.model.config import LlamaConfig
-from malt_jax.model.levels import Level, join_levels, level_axes, split_levels
+from malt_jax.model.attention import Ancestor, Rotation, attend, rotate, rotation
+from malt_jax.model.config import Llama
+from malt_jax.model.levels import Level, join_levels, level_spec, split_levels
 from malt_jax.model.lora import Linear, activation_axes, parameter
-from malt_jax.model.rope import Rotation, rotate, rotation
-from malt_jax.sharding.rules import all_gather, constrain, device_put, shardings
+from malt_jax.sharding.rules import ArraySpec, all_gather, constrain, device_put, shardings
 
 Params = dict[str, Any]
+KeysAndValues = tuple[Float[Array, "*tree K H S"], Float[Array, "*tree K S H"]]
 
 
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation (arXiv 1910.07467), computed in float32."""
 
-    epsilon: float
-    dtype: Any
+    model: Llama
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
         ones = nn.initializers.ones
-        scale = parameter(self, "scale", ones, ("embed_norm",), x.shape[-1:], self.dtype)
+        scale = parameter(self, "scale", ones, ("embed_norm",), x.shape[-1:], self.model.dtype)
         wide = x.astype(jnp.float32)
         variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = (wide * jax.lax.rsqrt(variance + self.epsilon)).astype(x.dtype)
+        normed = (wide * jax.lax.rsqrt(variance + self.model.config.norm_eps)).astype(x.dtype)
         return normed * jnp.broadcast_to(scale.astype(x.dtype), normed.shape)
 
 
 class Attention(nn.Module):
     """Grouped-query attention of levels to themselves and to the levels above them."""
 
-    config: LlamaConfig
-    lora: LoraConfig | None
-    dtype: Any
-    mesh: Mesh | None = None
+    model: Llama
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*B D"],
+        x: Float[Array, "*tokens D"],
         rotations: Sequence[Rotation],
-        ancestors: Sequence[Segment],
-        lengths: Sequence[Int[Array, "*N"]],
-    ) -> tuple[Float[Array, "*B D"], list[tuple[Array, Array]]]:
-        config = self.config
+        ancestors: Sequence[Ancestor],
+        lengths: Sequence[Int[Array, "..."]],
+    ) -> tuple[Float[Array, "*tokens D"], list[KeysAndValues]]:
+        config = self.model.config
         kv_heads, group, width = config.num_kv_heads, config.queries_per_kv_head, config.head_dim
 
-        def project(name: str, heads: int, axis: str) -> list[Float[Array, "*N T H E"]]:
-            y = Linear(
-                heads * width,
-                (axis, "embed"),
-                self.dtype,
-                use_bias=config.attention_bias,
-                lora=self.lora,
-                mesh=self.mesh,
-                name=name,
-            )(x)
-            levels = split_levels(y, [cos.shape[:-1] for cos, _ in rotations])
+        def project(name: str, heads: int, axis: str) -> list[Array]:
+            axes, bias = (axis, "embed"), config.attention_bias
+            y = Linear(self.model, heads * width, axes, bias, name=name)(x)
+            levels = split_levels(y, [turn.cos.shape[:-1] for turn in rotations])
             return [level.reshape(*level.shape[:-1], heads, width) for level in levels]
 
         projected = zip(
@@ -80,136 +83,97 @@ class Attention(nn.Module):
         )
         above = list(ancestors)
         results, cached = [], []
-        for (queries, keys, values), (cos, sin), valid in zip(
-            projected, rotations, lengths, strict=True
-        ):
-            queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        for (queries, keys, values), turn, valid in zip(projected, rotations, lengths, strict=True):
+            queries, keys = rotate(queries, turn), rotate(keys, turn)
             keys, values = jnp.moveaxis(keys, -3, -1), jnp.moveaxis(values, -3, -2)
             grouped = queries.reshape(*queries.shape[:-2], kv_heads, group, width)
             mixed = attend(grouped, keys, values, above)
             results.append(mixed.reshape(*mixed.shape[:-3], config.num_heads * width))
             cached.append((keys, values))
-            above.append(Segment(keys, values, valid))
-        output = Linear(
-            config.d_model,
-            ("embed", "heads"),
-            self.dtype,
-            lora=self.lora,
-            mesh=self.mesh,
-            name="o",
-        )
+            above.append(Ancestor(keys, values, valid))
+        output = Linear(self.model, config.d_model, ("embed", "heads"), name="o")
         return output(join_levels(results)), cached
 
 
 class MLP(nn.Module):
     """SwiGLU feed-forward (arXiv 2002.05202)."""
 
-    config: LlamaConfig
-    lora: LoraConfig | None
-    dtype: Any
-    mesh: Mesh | None = None
+    model: Llama
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        def linear(name: str, features: int, axes: tuple[str, str]) -> Linear:
-            return Linear(features, axes, self.dtype, lora=self.lora, mesh=self.mesh, name=name)
-
-        gate = linear("gate", self.config.d_ff, ("mlp", "embed"))(x)
-        up = linear("up", self.config.d_ff, ("mlp", "embed"))(x)
-        return linear("down", self.config.d_model, ("embed", "mlp"))(nn.silu(gate) * up)
+    def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
+        config = self.model.config
+        gate = Linear(self.model, config.d_ff, ("mlp", "embed"), name="gate")(x)
+        up = Linear(self.model, config.d_ff, ("mlp", "embed"), name="up")(x)
+        down = Linear(self.model, config.d_model, ("embed", "mlp"), name="down")
+        return down(nn.silu(gate) * up)
 
 
 class Block(nn.Module):
     """One decoder layer, in the form that nn.scan wants: carry in, carry and output out."""
 
-    config: LlamaConfig
-    lora: LoraConfig | None
-    dtype: Any
-    mesh: Mesh | None = None
+    model: Llama
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*B D"],
-        cached: Sequence[tuple[Array, Array]],
-        cached_lengths: Sequence[Int[Array, "*M"]],
+        x: Float[Array, "*tokens D"],
+        cached: Sequence[KeysAndValues],
+        cached_lengths: Sequence[Int[Array, "..."]],
         rotations: Sequence[Rotation],
-        lengths: Sequence[Int[Array, "*N"]],
-    ) -> tuple[Float[Array, "*B D"], list[tuple[Array, Array]]]:
+        lengths: Sequence[Int[Array, "..."]],
+    ) -> tuple[Float[Array, "*tokens D"], list[KeysAndValues]]:
         ancestors = [
-            Segment(keys, values, length)
+            Ancestor(keys, values, length)
             for (keys, values), length in zip(cached, cached_lengths, strict=True)
         ]
-        epsilon = self.config.norm_eps
-        normed = RMSNorm(epsilon, self.dtype, name="attention_norm")(x)
-        shape = (self.config, self.lora, self.dtype, self.mesh)
-        attention = Attention(*shape, name="attention")
+        normed = RMSNorm(self.model, name="attention_norm")(x)
+        attention = Attention(self.model, name="attention")
         mixed, kv = attention(normed, rotations, ancestors, lengths)
         x = x + mixed
-        normed = RMSNorm(epsilon, self.dtype, name="mlp_norm")(x)
-        return x + MLP(*shape, name="mlp")(normed), kv
+        normed = RMSNorm(self.model, name="mlp_norm")(x)
+        return x + MLP(self.model, name="mlp")(normed), kv
 
 
-class Llama(nn.Module):
+class Decoder(nn.Module):
     """A decoder of the Llama family over levels of a reasoning tree.
 
-    Variables: "params", the base model; "adapter", LoRA's matrices, when `lora` is set. Layers are
-    stacked on a leading axis in both. All matrix products run in `dtype`; softmax, norms and logits
-    in float32.
+    Variables: "params", the base model; "adapter", LoRA's matrices, if the model has an adapter.
+    Layers are stacked on a leading axis in both.
     """
 
-    config: LlamaConfig
-    lora: LoraConfig | None = None
-    dtype: Any = jnp.float32
-    remat: bool = False
-    """Recompute each layer in the backward pass instead of keeping its activations."""
-    unroll: int = 1
-    """Layers unrolled in the scan; all of them decode faster on a CPU, at longer compile times."""
-    mesh: Mesh | None = None
-    """Devices that the model is split over; its inputs' questions or rows have to divide by
-    `pods.sharding.batch_shards`. None: wherever its inputs are."""
+    model: Llama
 
     def setup(self) -> None:
-        config = self.config
-        shape = (config.vocab_size, config.d_model)
-        self.embed = _Table("embedding", shape, self.dtype)
-        if not config.tie_embeddings:
-            self.head = _Table("kernel", shape, self.dtype)
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        model = self.model
+        self.embed = _Table(model, "embedding")
+        if not model.config.tie_embeddings:
+            self.head = _Table(model, "kernel")
+        block = nn.remat(Block, prevent_cse=False) if model.remat else Block
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0, "adapter": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=config.num_layers,
-            unroll=self.unroll,
+            length=model.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, self.lora, self.dtype, self.mesh)
-        self.norm = RMSNorm(config.norm_eps, self.dtype)
+        )(model)
+        self.norm = RMSNorm(model)
 
     def __call__(
         self,
-        segments: Sequence[tuple[Int[Array, "*N T"], Int[Array, "*N"]]],
+        segments: Sequence[tuple[Int[Array, "..."], Int[Array, "..."]]],
         ancestors: Sequence[Level] = (),
-    ) -> tuple[list[Float[Array, "*N T D"]], list[Level]]:
-        """Runs the tokens of levels that lie below one another, given the levels above them.
-
-        segments:  tokens of every node of a level, padded, and how many of them are valid; the
-                   outermost level first. Several levels need the same first axis; their tokens pass
-                   through every layer together, which reads its weights once.
-        ancestors: the levels above, outermost first; the leading axes of each are a prefix of those
-                   below. A node's positions go on where its ancestors' valid tokens end.
-
-        Returns, for each level, the final hidden states (normed, ready for `logits`) and its cache.
-        Outputs at padding are finite and without meaning.
-        """
-        table = all_gather(self.mesh, self.embed(), _Table.axes)
+    ) -> tuple[list[Float[Array, "... D"]], list[Level]]:
+        """See `forward_levels`."""
+        model = self.model
+        table = self.embed()
         above = [level.lengths for level in ancestors]
         rotations, embedded = [], []
         for tokens, lengths in segments:
-            rotations.append(rotation(_positions(tokens, above), self.config))
-            x = jnp.take(table, tokens, axis=0).astype(self.dtype)
-            embedded.append(constrain(self.mesh, x, activation_axes(x.ndim)))
+            rotations.append(rotation(_positions(tokens, above), model.config))
+            x = jnp.take(table, tokens, axis=0).astype(model.dtype)
+            embedded.append(constrain(model.mesh, x, activation_axes(x.ndim)))
             above.append(lengths)
         valid = [lengths for _, lengths in segments]
         cached = [(level.keys, level.values) for level in ancestors]
@@ -217,31 +181,26 @@ class Llama(nn.Module):
             join_levels(embedded), cached, above[: len(ancestors)], rotations, valid
         )
         hidden = split_levels(self.norm(x), [tokens.shape for tokens, _ in segments])
-        levels = [
-            constrain(self.mesh, Level(*kv, lengths), level_axes(lengths.ndim))
-            for kv, lengths in zip(written, valid, strict=True)
-        ]
+        levels = []
+        for kv, (tokens, lengths) in zip(written, segments, strict=True):
+            spec = level_spec(model, lengths.shape, tokens.shape[-1])
+            levels.append(constrain(model.mesh, Level(*kv, lengths), spec))
         return hidden, levels
 
-    def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Next-token logits of hidden states returned by the model, float32.
-
-        The first axis is the one that the batch is split along; the logits lie split along their
-        vocabulary too.
-        """
-        kernel = self.embed() if self.config.tie_embeddings else self.head()
-        kernel = all_gather(self.mesh, kernel, _Table.axes)
+    def logits(self, hidden: Float[Array, "*tokens D"]) -> Float[Array, "*tokens V"]:
+        """See `next_logits`."""
+        kernel = self.embed() if self.model.config.tie_embeddings else self.head()
         logits = jax.lax.dot_general(
             hidden,
-            kernel.astype(self.dtype),
+            kernel.astype(self.model.dtype),
             (((hidden.ndim - 1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
-        # Whoever wants them whole must collect logits, not the far larger kernel.
+        # Whoever needs them replicated gathers logits, not the far larger kernel.
         split = P("batch", *[None] * (hidden.ndim - 2), "vocab")
-        return constrain(self.mesh, logits, split)
+        return constrain(self.model.mesh, logits, split)
 
-    def everything(self, tokens: Int[Array, "*N T"]) -> Float[Array, "*N T V"]:
+    def everything(self, tokens: Int[Array, "*tree T"]) -> Float[Array, "*tree T V"]:
         """Touches every parameter; the method that `init` runs."""
         lengths = jnp.full(tokens.shape[:-1], tokens.shape[-1], jnp.int32)
         (hidden,), _ = self([(tokens, lengths)])
@@ -249,21 +208,23 @@ class Llama(nn.Module):
 
 
 class _Table(nn.Module):
-    """A [V, D] matrix, read whole."""
+    """A [V, D] matrix, gathered along "fsdp"."""
 
+    model: Llama
     key: str
-    shape: tuple[int, int]
-    dtype: Any
-    axes: ClassVar[P] = P("vocab", "embed")
 
     @nn.compact
     def __call__(self) -> Float[Array, "V D"]:
-        initial = nn.initializers.normal(0.02)
-        return parameter(self, self.key, initial, tuple(self.axes), self.shape, self.dtype)
+        initial, axes = nn.initializers.normal(0.02), ("vocab", "embed")
+        shape = (self.model.config.vocab_size, self.model.config.d_model)
+        table = parameter(self, self.key, initial, axes, shape, self.model.dtype)
+        return all_gather(self.model.mesh, table, P(*axes))
 
 
-def _positions(tokens: Int[Array, "*N T"], above: Sequence[Int[Array, "*M"]]) -> Int[Array, "*N T"]:
-    """A node's positions go on where the valid tokens of its ancestors end."""
+def _positions(
+    tokens: Int[Array, "*tree T"], above: Sequence[Int[Array, "..."]]
+) -> Int[Array, "*tree T"]:
+    """Positions of a node's tokens, which follow the valid tokens of its ancestors."""
     leading = tokens.shape[:-1]
     start = jnp.zeros(leading, jnp.int32)
     for lengths in above:
@@ -274,12 +235,12 @@ def _positions(tokens: Int[Array, "*N T"], above: Sequence[Int[Array, "*M"]]) ->
 def forward(
     model: Llama,
     variables: Params,
-    tokens: Int[Array, "*N T"],
-    lengths: Int[Array, "*N"],
+    tokens: Int[Array, "*tree T"],
+    lengths: Int[Array, "*tree"],
     ancestors: Sequence[Level] = (),
     *,
     dropout_key: Key[Array, ""] | None = None,
-) -> tuple[Float[Array, "*N T D"], Level]:
+) -> tuple[Float[Array, "*tree T D"], Level]:
     """Final hidden states and the cache of one level; see `forward_levels`."""
     segments = [(tokens, lengths)]
     (hidden,), (level,) = forward_levels(
@@ -291,35 +252,46 @@ def forward(
 def forward_levels(
     model: Llama,
     variables: Params,
-    segments: Sequence[tuple[Int[Array, "*N T"], Int[Array, "*N"]]],
+    segments: Sequence[tuple[Int[Array, "..."], Int[Array, "..."]]],
     ancestors: Sequence[Level] = (),
     *,
     dropout_key: Key[Array, ""] | None = None,
-) -> tuple[list[Float[Array, "*N T D"]], list[Level]]:
-    """Final hidden states and caches of levels below one another; see `Llama.__call__`.
+) -> tuple[list[Float[Array, "... D"]], list[Level]]:
+    """Runs the tokens of consecutive levels, given the levels above them.
 
-    variables:   {"params": base, "adapter": adapter}, the latter if the model has LoRA.
+    variables:   {"params": base, "adapter": adapter}, the latter if the model has an adapter.
+    segments:    for each level, outermost first, the padded tokens of every node, [*tree, T], and
+                 the number of valid ones, [*tree]. Several levels need the same first axis; their
+                 tokens pass through every layer together, which reads its weights once.
+    ancestors:   the levels above, outermost first; the node axes of each are a prefix of those
+                 below. Positions of a node follow its ancestors' valid tokens.
     dropout_key: switches the adapter's dropout on.
+
+    Returns, for each level, the final hidden states (normed, the input of `next_logits`),
+    [*tree, T, D], and its cache. Outputs at padding are finite and without meaning.
     """
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    result: Any = model.apply(variables, list(segments), tuple(ancestors), rngs=rngs)
+    result: Any = Decoder(model).apply(variables, list(segments), tuple(ancestors), rngs=rngs)
     return result
 
 
 def next_logits(
-    model: Llama, variables: Params, hidden: Float[Array, "*B D"]
-) -> Float[Array, "*B V"]:
-    """Next-token logits of hidden states that `forward` returned, float32."""
-    result: Any = model.apply(variables, hidden, method=Llama.logits)
+    model: Llama, variables: Params, hidden: Float[Array, "*tokens D"]
+) -> Float[Array, "*tokens V"]:
+    """Next-token logits of hidden states that `forward` returned, float32.
+
+    Split along the vocabulary and along the first axis, which has to be that of the batch.
+    """
+    result: Any = Decoder(model).apply(variables, hidden, method=Decoder.logits)
     return result
 
 
-def init_params(model: Llama, key: Array) -> Params:
+def init_params(model: Llama, key: Key[Array, ""]) -> Params:
     """Random base weights in the model's dtype, each made in its shards."""
     return _jit_init(model, "params")(device_put(model.mesh, key, P()))
 
 
-def init_adapter(model: Llama, key: Array) -> Params:
+def init_adapter(model: Llama, key: Key[Array, ""]) -> Params:
     """A new adapter in float32 that leaves the model's outputs unchanged (B = 0), in its shards."""
     if model.lora is None:
         raise ValueError("the model has no LoRA configuration")
@@ -328,23 +300,25 @@ def init_adapter(model: Llama, key: Array) -> Params:
 
 
 @functools.lru_cache
-def abstract_variables(model: Llama) -> Params:
-    """Shapes, dtypes and logical axis names (boxed) of every variable, without any memory."""
-    return jax.eval_shape(lambda: _boxed_init(model, jax.random.key(0)))
+def variable_specs(model: Llama) -> Params:
+    """The ArraySpecs of {"params": base, "adapter": adapter}, the latter if the model has one."""
+    boxed = jax.eval_shape(lambda: _boxed_init(model, jax.random.key(0)))
 
+    def spec(box: nn.LogicallyPartitioned) -> ArraySpec:
+        return ArraySpec(box.value.shape, box.value.dtype, P(*box.names))
 
-@functools.lru_cache
-def logical_axes(model: Llama) -> Params:
-    """The logical axes of every variable, each as a PartitionSpec of names."""
-    axes: Params = nn.get_partition_spec(abstract_variables(model))
-    return axes
+    specs: Params = jax.tree.map(
+        spec, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+    )
+    return specs
 
 
 def _boxed_init(model: Llama, key: Array) -> Params:
+    """Variables with the names of their axes, as Flax boxes them."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    # One row cannot be split.
-    model = model.clone(mesh=None)
-    return dict(model.init({"params": key}, tokens, method=Llama.everything))
+    # A batch of one row cannot be split.
+    decoder = Decoder(dataclasses.replace(model, mesh=None))
+    return dict(decoder.init({"params": key}, tokens, method=Decoder.everything))
 
 
 def _jit_init(model: Llama, collection: str) -> Any:
@@ -354,4 +328,4 @@ def _jit_init(model: Llama, collection: str) -> Any:
 
     if model.mesh is None:
         return jax.jit(init)
-    return jax.jit(init, out_shardings=shardings(model.mesh, logical_axes(model)[collection]))
+    return jax.jit(init, out_shardings=shardings(model.mesh, variable_specs(model)[collection]))

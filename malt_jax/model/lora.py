@@ -7,27 +7,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Key, UInt32
 
 from malt_jax.config import LoraConfig
+from malt_jax.model.config import Llama
 from malt_jax.sharding.rules import all_gather, constrain
 
 
 def parameter(
     module: nn.Module, name: str, initial: Any, axes: tuple[str, ...], shape: Any, dtype: Any
 ) -> Array:
-    """A parameter of a module with the logical names of its axes."""
+    """A parameter of a module: the one description of its shape, dtype, logical axes and initial
+    values."""
     value: Any = module.param(name, nn.with_logical_partitioning(initial, axes), shape, dtype)
-    return value
-
-
-def _adapter_matrix(
-    module: nn.Module, name: str, initial: Any, axes: tuple[str, ...], shape: tuple[int, int]
-) -> Array:
-    boxed = nn.with_logical_partitioning(initial, axes)
-    value: Any = module.variable("adapter", name, boxed, shape).value
     return value
 
 
@@ -35,37 +28,38 @@ class Linear(nn.Module):
     """y = x Wᵀ + b, plus (alpha / rank) · dropout(x) Aᵀ Bᵀ where this layer is a target of LoRA.
 
     The kernel is [out, in], as in Hugging Face files; so are A [R, in] and B [out, R] (PEFT's
-    layout). The adapter lives in a variable collection of its own, "adapter", so that it can be
-    exchanged and trained without touching the base. Dropout acts iff a "dropout" key is given.
+    layout). The adapter is a variable collection of its own, "adapter", so that it can be exchanged
+    and trained without touching the base. Dropout acts iff a "dropout" key is given.
     """
 
+    model: Llama
     features: int
     axes: tuple[str, str]
     """Logical names of the kernel's axes (out, in)."""
-    dtype: Any
     use_bias: bool = False
-    lora: LoraConfig | None = None
-    mesh: Mesh | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*N T in"]) -> Float[Array, "*N T out"]:
-        width = x.shape[-1]
+    def __call__(self, x: Float[Array, "*tokens in"]) -> Float[Array, "*tokens out"]:
+        dtype, mesh, lora = self.model.dtype, self.model.mesh, self.model.lora
         initial = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
-        shape = (self.features, width)
-        kernel = parameter(self, "kernel", initial, self.axes, shape, self.dtype)
-        kernel = all_gather(self.mesh, kernel, P(*self.axes))
-        y = _product(x, kernel.astype(self.dtype))
+        shape = (self.features, x.shape[-1])
+        kernel = parameter(self, "kernel", initial, self.axes, shape, dtype)
+        kernel = all_gather(mesh, kernel, P(*self.axes))
+        y = _product(x, kernel.astype(dtype))
         if self.use_bias:
             zeros = nn.initializers.zeros
-            bias = parameter(self, "bias", zeros, self.axes[:1], shape[:1], self.dtype)
-            y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
-        if self.lora is not None and self.name in self.lora.targets:
-            y = y + self._low_rank(x, self.lora)
-        # The model's width stays whole in activations: "fsdp" splits their batch instead.
+            bias = parameter(self, "bias", zeros, self.axes[:1], shape[:1], dtype)
+            y = y + jnp.broadcast_to(bias.astype(dtype), y.shape)
+        if lora is not None and self.name in lora.targets:
+            y = y + self._low_rank(x, lora)
+        # Activations are not split along the model's width: "fsdp" splits their batch instead.
         features = None if self.axes[0] == "embed" else self.axes[0]
-        return constrain(self.mesh, y, activation_axes(y.ndim, features))
+        return constrain(mesh, y, activation_axes(y.ndim, features))
 
-    def _low_rank(self, x: Float[Array, "*N T in"], lora: LoraConfig) -> Float[Array, "*N T out"]:
+    def _low_rank(
+        self, x: Float[Array, "*tokens in"], lora: LoraConfig
+    ) -> Float[Array, "*tokens out"]:
+        dtype = self.model.dtype
         out_axis, in_axis = self.axes
 
         # A is uniform in ±1/sqrt(in), as in PEFT; B is zero, so a new adapter changes nothing.
@@ -74,28 +68,35 @@ class Linear(nn.Module):
             key = self.make_rng("params")
             return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
 
-        a = _adapter_matrix(self, "a", initial_a, ("rank", in_axis), (lora.rank, x.shape[-1]))
-        b = _adapter_matrix(self, "b", jnp.zeros, (out_axis, "rank"), (self.features, lora.rank))
+        a = self._adapter("a", initial_a, ("rank", in_axis), (lora.rank, x.shape[-1]))
+        b = self._adapter("b", jnp.zeros, (out_axis, "rank"), (self.features, lora.rank))
         if self.has_rng("dropout") and lora.dropout > 0:
             x = dropout(x, lora.dropout, self.make_rng("dropout"))
-        a = all_gather(self.mesh, a, P("rank", in_axis))
-        b = all_gather(self.mesh, b, P(out_axis, "rank"))
-        low = _product(x, a.astype(self.dtype))
-        return _product(low, b.astype(self.dtype)) * jnp.asarray(lora.scale, self.dtype)
+        a = all_gather(self.model.mesh, a, P("rank", in_axis))
+        b = all_gather(self.model.mesh, b, P(out_axis, "rank"))
+        low = _product(x, a.astype(dtype))
+        return _product(low, b.astype(dtype)) * jnp.asarray(lora.scale, dtype)
+
+    def _adapter(
+        self, name: str, initial: Any, axes: tuple[str, str], shape: tuple[int, int]
+    ) -> Array:
+        boxed = nn.with_logical_partitioning(initial, axes)
+        value: Any = self.variable("adapter", name, boxed, shape).value
+        return value
 
 
 def activation_axes(rank: int, features: str | None = None) -> P:
-    """Logical axes of an activation [*N, T, features]; without *N it belongs to every question."""
+    """Logical axes of an activation [*tree, T, features]; the root level is replicated."""
     return P("batch" if rank > 2 else None, *[None] * (rank - 2), features)
 
 
-def dropout(x: Float[Array, "*B in"], rate: float, key: Array) -> Float[Array, "*B in"]:
+def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""]) -> Float[Array, "*shape"]:
     """x with a share `rate` of its elements zeroed and the others divided by 1 - rate.
 
-    An element's fate is a hash of its index and of the key: the integer mixer "lowbias32"
+    The mask is a hash of an element's index and of the key: the integer mixer "lowbias32"
     (https://github.com/skeeto/hash-prospector), once for each word of the key. JAX's own generator
     would need several times the operations for quality that dropout has no use for, and on a TPU
-    minutes of compilation. Like it, this does not depend on how x is split over devices.
+    minutes of compilation. Like JAX's, the mask does not depend on the sharding of x.
     """
     index = jnp.zeros(x.shape, jnp.uint32)
     stride = 1
@@ -108,13 +109,15 @@ def dropout(x: Float[Array, "*B in"], rate: float, key: Array) -> Float[Array, "
     return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
-def _mix(x: UInt32[Array, "*B"]) -> UInt32[Array, "*B"]:
+def _mix(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
 
 
-def _product(x: Float[Array, "*B in"], kernel: Float[Array, "out in"]) -> Float[Array, "*B out"]:
+def _product(
+    x: Float[Array, "*tokens in"], kernel: Float[Array, "out in"]
+) -> Float[Array, "*tokens out"]:
     return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))
 
 
@@ -123,8 +126,8 @@ def merge_adapter(
 ) -> dict[str, Any]:
     """A copy of the base weights with the adapter's products added to the targeted kernels.
 
-    The sum is formed in float32 and rounded once to the kernel's dtype. Both arguments stay as they
-    are: adding to and subtracting from low-precision weights in place would not restore them.
+    The sum is formed in float32 and rounded once to the kernel's dtype. Neither argument is
+    changed: adding to and subtracting from low-precision weights in place would not restore them.
     """
     merged = dict(params)
     for name, child in adapter.items():

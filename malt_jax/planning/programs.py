@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,14 +19,14 @@ from jax.sharding import PartitionSpec as P
 from malt_jax.config import Config, DpoConfig, SftConfig
 from malt_jax.experiment import models
 from malt_jax.model.config import LlamaConfig
-from malt_jax.model.levels import Level, level_axes
-from malt_jax.model.llama import Llama, Params, abstract_variables, logical_axes
+from malt_jax.model.levels import Level, level_spec
+from malt_jax.model.llama import Llama, Params, variable_specs
 from malt_jax.planning.workload import RoleLengths, Workload
-from malt_jax.sampling.cache import bucket, empty_level, prefill
+from malt_jax.sampling.cache import bucket, prefill
 from malt_jax.sampling.decode import cache_sizes, decode_chunk, grow, initial_state, node_keys
 from malt_jax.sampling.token import SamplingParameters
 from malt_jax.sharding.mesh import Meshes, Sizes
-from malt_jax.sharding.rules import abstract, batch_shards
+from malt_jax.sharding.rules import ArraySpec, abstract, array_specs, batch_shards
 from malt_jax.training.batches import BATCH_AXES, Batch, Batches, Example
 from malt_jax.training.optimizer import epochs_for
 from malt_jax.training.policy import Policy
@@ -89,12 +88,12 @@ def programs(
 
 
 def _variables(model: Llama) -> Params:
-    shapes = nn.unbox(abstract_variables(model))
-    return abstract(model.mesh, shapes, logical_axes(model))
+    variables: Params = abstract(model.mesh, variable_specs(model))
+    return variables
 
 
 def _base(model: Llama) -> Params:
-    base: Params = _variables(model.clone(lora=None))["params"]
+    base: Params = _variables(dataclasses.replace(model, lora=None))["params"]
     return base
 
 
@@ -169,11 +168,7 @@ def _role_programs(
         axes = P("batch") if leading else P()
         tokens, lengths = abstract(
             model.mesh,
-            (
-                jax.ShapeDtypeStruct((*leading, width), jnp.int32),
-                jax.ShapeDtypeStruct(leading, jnp.int32),
-            ),
-            axes,
+            (ArraySpec((*leading, width), jnp.int32, axes), ArraySpec(leading, jnp.int32, axes)),
         )
         yield Program(
             f"{name}/prefill-{what}",
@@ -185,16 +180,15 @@ def _role_programs(
             weights=variables,
             beside=resident,
         )
-        level = jax.eval_shape(lambda: empty_level(model, leading, width))  # noqa: B023
-        ancestors = (*ancestors, abstract(model.mesh, level, level_axes(len(leading))))
+        ancestors = (*ancestors, abstract(model.mesh, level_spec(model, leading, width)))
 
     def replicated(value: Any) -> Any:
-        return abstract(model.mesh, jax.eval_shape(lambda: value), P())
+        return abstract(model.mesh, array_specs(jax.eval_shape(lambda: value), P()))
 
     keys = jax.eval_shape(lambda: node_keys(jax.random.key(0), np.arange(nodes[0]), nodes[1:]))
-    keys = abstract(model.mesh, keys, P("batch"))
+    keys = abstract(model.mesh, array_specs(keys, P("batch")))
     parameters = jax.eval_shape(lambda: SamplingParameters.create(0.0))
-    parameters = abstract(model.mesh, parameters, P())
+    parameters = abstract(model.mesh, array_specs(parameters, P()))
     chunk, before = config.sampling.chunk, 0
     state = None
     for size in cache_sizes(config.sampling.max_tokens, chunk):
@@ -235,7 +229,7 @@ def _role_programs(
 def _decode_state(model: Llama, nodes: tuple[int, ...], size: int) -> Any:
     first = jax.ShapeDtypeStruct(nodes, jnp.int32)
     state = jax.eval_shape(lambda first: initial_state(model, first, size), first)
-    return abstract(model.mesh, state, state.axes)
+    return abstract(model.mesh, array_specs(state, state.axes))
 
 
 def _training_programs(config: Config, policy: Policy, load: Workload) -> Iterator[Program]:
@@ -281,7 +275,7 @@ def _update(
     mesh = policy.model.mesh
     trainable = policy.like()
     state = jax.eval_shape(lambda tree: init_state(tree, config), trainable)
-    state = abstract(mesh, state, state_axes(policy, config))
+    state = abstract(mesh, array_specs(state, state_axes(policy, config)))
     key, total = jax.eval_shape(lambda: (jax.random.key(0), jnp.int32(0)))
     return Program(
         f"{name}/update",
@@ -289,7 +283,7 @@ def _update(
         train_step,
         (
             *(policy, objective, config, state, base, batch),
-            *(abstract(mesh, total, P()), abstract(mesh, key, P())),
+            *abstract(mesh, array_specs((total, key), P())),
         ),
         _sizes(policy.model),
         calls=rounds * (config.epochs or epochs_for(rows)) * math.ceil(rows / config.batch_size),
@@ -311,8 +305,8 @@ def _batch(
     ]
     reference = np.zeros((2, 2), np.float32) if branches == 2 else None
     batch = Batches(examples, batch_size, seed=0, reference_logps=reference).batch(0, 0)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    return abstract(policy.model.mesh, shapes, BATCH_AXES)
+    described: Batch = abstract(policy.model.mesh, array_specs(batch, BATCH_AXES))
+    return described
 
 
 def _tokens(batch: Batch) -> int:

@@ -55,17 +55,6 @@ def prefill(
     return level
 
 
-def empty_level(model: Llama, leading: tuple[int, ...], size: int) -> Level:
-    """A level with room for `size` tokens a node, none of them valid."""
-    config = model.config
-    heads = (config.num_layers, *leading, config.num_kv_heads)
-    return Level(
-        jnp.zeros((*heads, config.head_dim, size), model.dtype),
-        jnp.zeros((*heads, size, config.head_dim), model.dtype),
-        jnp.zeros(leading, jnp.int32),
-    )
-
-
 def append(level: Level, token: Level, step: Int[Array, ""]) -> Level:
     """Writes one token's keys and values at the same position of every node.
 

@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from malt_jax.model.levels import Level, level_axes
+from malt_jax.model.levels import Level, level_axes, level_spec
 from malt_jax.model.llama import Llama, Params, forward, next_logits
-from malt_jax.sampling.cache import append, empty_level
+from malt_jax.sampling.cache import append
 from malt_jax.sampling.token import SamplingParameters, draw
-from malt_jax.sharding.rules import batch_shards, constrain, device_put, to_host
+from malt_jax.sharding.rules import batch_shards, constrain, device_put, to_host, zeros
 
 ROOM = 64
 """Tokens that a new cache level holds at least; below, another program costs more than it saves."""
@@ -287,7 +287,7 @@ def _step(
 def initial_state(model: Llama, first: Int[Array, "*N"], size: int) -> DecodeState:
     """Nothing decoded yet, and room for `size` tokens a node."""
     state = DecodeState(
-        level=empty_level(model, first.shape, size),
+        level=zeros(level_spec(model, first.shape, size)),
         tokens=jnp.zeros((*first.shape, size), jnp.int32),
         log_probabilities=jnp.zeros((*first.shape, size), jnp.float32),
         lengths=jnp.zeros(first.shape, jnp.int32),

@@ -1,19 +1,21 @@
-"""Where arrays lie: one table from the names of their axes to the axes of the mesh of devices.
+"""Sharding by names: one table from the logical axes of arrays to the axes of the device mesh.
 
-Logical axes are written as a `PartitionSpec` of names; trailing axes without a name are left out.
-Parameters carry theirs (`llama.model.logical_axes`), cache levels, batches and training states have
-functions that say them. Every function here takes a mesh of None as "no mesh": arrays stay where
-they are, as they do on a mesh of one device.
+Logical axes are a `PartitionSpec` of names from `RULES`; trailing axes without a name are left out.
+An `ArraySpec` has them together with the shape and the dtype. `specs` stands for a tree of either,
+which may be a prefix of the tree of arrays. A mesh of None means one device: functions then return
+arrays as they are.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -29,25 +31,40 @@ DATA, FSDP, TENSOR = MESH_AXES
 RULES: Mapping[str, tuple[str, ...]] = {
     # Activations: questions when sampling, rows when training.
     "batch": (DATA, FSDP),
-    # Weights, adapters, their optimiser states and what they compute.
+    # Weights, adapters, their optimizer states and the activations computed from them.
     "vocab": (TENSOR,),
     "heads": (TENSOR,),
     "kv_heads": (TENSOR,),
     "mlp": (TENSOR,),
     "embed": (FSDP,),
-    # Too small to be worth a gather.
+    # Too small to be worth an all-gather.
     "embed_norm": (),
     "rank": (),
-    # The scan over layers takes one at a time from every device.
+    # The scan over layers takes one layer at a time from every device.
     "layers": (),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """The description of one array, from which its shape, sharding and zeros follow."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    axes: P
+    """Logical axes."""
+
+
+def array_specs(shapes: Tree, specs: Any) -> Tree:
+    """ArraySpecs of arrays or of `jax.eval_shape`'s results."""
+    return _with_specs(lambda x, spec: ArraySpec(x.shape, x.dtype, _axes(spec)), shapes, specs)
 
 
 def partition(mesh: AnyMesh, axes: P, *, without: str | None = None) -> P:
     """The mesh axes over which an array with these logical axes is split.
 
     Written as XLA writes it (no axes of size 1, no empty end), so that an array that a program
-    returns has the very sharding of one that is placed. `without` leaves out one mesh axis.
+    returns has the same sharding as one of `device_put`. `without` leaves out one mesh axis.
     """
     entries: list[str | tuple[str, ...] | None] = []
     for name in axes:
@@ -59,89 +76,100 @@ def partition(mesh: AnyMesh, axes: P, *, without: str | None = None) -> P:
     return P(*entries)
 
 
-def shardings(mesh: AnyMesh, axes: Any) -> Any:
-    """A tree of logical axes as a tree of shardings."""
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, partition(mesh, leaf)), axes)
+def shardings(mesh: AnyMesh, specs: Any) -> Any:
+    """The shardings of a tree of specs."""
+    return jax.tree.map(functools.partial(_sharding, mesh), specs)
 
 
-def abstract(mesh: AnyMesh | None, shapes: Tree, axes: Any) -> Tree:
-    """`shapes` (of `jax.eval_shape`) with the shardings of their logical axes, a prefix tree."""
-    if mesh is None:
-        return shapes
+def abstract(mesh: AnyMesh | None, specs: Any) -> Any:
+    """`jax.ShapeDtypeStruct`s of a tree of ArraySpecs, with their shardings."""
 
-    def add(leaf_axes: P, leaves: Any) -> Any:
-        where = NamedSharding(mesh, partition(mesh, leaf_axes))
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), leaves
-        )
+    def struct(spec: ArraySpec) -> jax.ShapeDtypeStruct:
+        sharding = None if mesh is None else _sharding(mesh, spec)
+        return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
 
-    return jax.tree.map(add, axes, shapes)
+    return jax.tree.map(struct, specs)
+
+
+def zeros(specs: Any) -> Any:
+    """Zeros for a tree of ArraySpecs; inside jit, `constrain` splits them."""
+    return jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), specs)
 
 
 def batch_shards(mesh: AnyMesh | None) -> int:
-    """Parts into which the axis "batch" is split; it has to be a multiple of them."""
+    """Parts into which the axis "batch" is split; its length has to be a multiple of them."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
-def constrain(mesh: Mesh | None, tree: Tree, axes: Any) -> Tree:
-    """Inside jit: has the arrays of a tree lie as their logical axes, a prefix tree, say."""
+def constrain(mesh: Mesh | None, tree: Tree, specs: Any) -> Tree:
+    """Inside jit: constrains the shardings of a tree of arrays."""
     if mesh is None or mesh.size == 1:
         return tree
-
-    def fix(leaf_axes: P, leaves: Any) -> Any:
-        where = NamedSharding(mesh, partition(mesh, leaf_axes))
-        return jax.lax.with_sharding_constraint(leaves, where)
-
-    return jax.tree.map(fix, axes, tree)
+    return _with_specs(
+        lambda x, spec: jax.lax.with_sharding_constraint(x, _sharding(mesh, spec)), tree, specs
+    )
 
 
 def all_gather(mesh: Mesh | None, weight: Array, axes: P) -> Array:
-    """Inside jit: a weight of which every device has all that it multiplies with.
+    """Inside jit: a weight whose parts along "fsdp" every device has collected.
 
-    Collects the parts along "fsdp", for the one layer that is being computed.
+    Used for the one layer that is being computed.
     """
     if mesh is None or mesh.shape[FSDP] == 1:
         return weight
-    where = NamedSharding(mesh, partition(mesh, axes, without=FSDP))
-    return jax.lax.with_sharding_constraint(weight, where)
+    sharding = NamedSharding(mesh, partition(mesh, axes, without=FSDP))
+    return jax.lax.with_sharding_constraint(weight, sharding)
 
 
-def device_put(mesh: Mesh | None, tree: Tree, axes: Any) -> Tree:
-    """Host arrays, the same in every process, or arrays that lie otherwise, as arrays that lie as
-    their logical axes, a prefix tree, say. What lies so already is not copied."""
+def device_put(mesh: Mesh | None, tree: Tree, specs: Any) -> Tree:
+    """Copies a tree to the devices of a mesh, or reshards it.
+
+    Host arrays have to be the same in every process. Arrays that have the sharding already are not
+    copied.
+    """
     if mesh is None:
         return tree
-
-    def put(leaf_axes: P, leaves: Any) -> Any:
-        where = NamedSharding(mesh, partition(mesh, leaf_axes))
-        return jax.tree.map(lambda leaf: _put(leaf, where), leaves)
-
-    return jax.tree.map(put, axes, tree)
+    return _with_specs(lambda x, spec: _device_put(x, _sharding(mesh, spec)), tree, specs)
 
 
-def _put(leaf: Any, where: NamedSharding) -> Array:
+def _device_put(leaf: Any, sharding: NamedSharding) -> Array:
     is_global = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-    if is_global or where.is_fully_addressable:
-        return jax.device_put(leaf, where)
+    if is_global or sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = _put(jax.random.key_data(leaf), where)
+        data = _device_put(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     host = np.asarray(leaf)
-    return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def to_host(tree: Any) -> Any:
-    """The arrays of a tree as NumPy arrays, whole, in every process (all of which call this)."""
+    """The whole arrays of a tree as NumPy arrays. All processes have to call it; all get them."""
     return jax.device_get(jax.tree.map(_replicated, tree))
 
 
 def _replicated(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return leaf
-    where: Any = leaf.sharding
-    return _replicate(where.mesh)(leaf)
+    sharding: Any = leaf.sharding
+    return _replicate(sharding.mesh)(leaf)
 
 
 @functools.lru_cache
 def _replicate(mesh: Mesh) -> Any:
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
+
+
+def _sharding(mesh: AnyMesh, spec: ArraySpec | P) -> NamedSharding:
+    return NamedSharding(mesh, partition(mesh, _axes(spec)))
+
+
+def _axes(spec: ArraySpec | P) -> P:
+    return spec.axes if isinstance(spec, ArraySpec) else spec
+
+
+def _with_specs(function: Callable[[Any, Any], Any], tree: Tree, specs: Any) -> Tree:
+    """Maps over the leaves of a tree, each with its spec of a prefix tree."""
+    return jax.tree.map(
+        lambda spec, leaves: jax.tree.map(lambda leaf: function(leaf, spec), leaves), specs, tree
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -14,12 +13,11 @@ from malt_jax.model.levels import Level
 from malt_jax.model.llama import (
     Llama,
     Params,
-    abstract_variables,
     forward,
     forward_levels,
     init_adapter,
-    logical_axes,
     next_logits,
+    variable_specs,
 )
 from malt_jax.sharding.rules import abstract, batch_shards
 from malt_jax.training.batches import Batch
@@ -50,18 +48,15 @@ class Policy:
 
     @property
     def axes(self) -> Params:
-        """The logical axes of a trainable tree."""
-        return logical_axes(self.model)[self._collection]
+        """The ArraySpecs of a trainable tree."""
+        specs = variable_specs(self.model)["adapter" if self.method == "lora" else "params"]
+        wide: Params = jax.tree.map(lambda x: dataclasses.replace(x, dtype=jnp.float32), specs)
+        return wide
 
     def like(self) -> Params:
         """Shapes, types and shardings of a trainable tree, to restore one into."""
-        shapes = nn.unbox(abstract_variables(self.model))[self._collection]
-        wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), shapes)
-        return abstract(self.model.mesh, wide, self.axes)
-
-    @property
-    def _collection(self) -> str:
-        return "adapter" if self.method == "lora" else "params"
+        like: Params = abstract(self.model.mesh, self.axes)
+        return like
 
     def variables(self, base: Params, trainable: Params) -> dict[str, Params]:
         """The model's variables with a role's weights."""

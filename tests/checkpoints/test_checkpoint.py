@@ -16,7 +16,7 @@ from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.errors import UserError
 from malt_jax.model.config import LlamaConfig
-from malt_jax.model.llama import Llama
+from malt_jax.model.llama import Decoder, Llama
 
 # Numbers of parameters that the model cards and technical reports state.
 PUBLISHED_PARAMETERS = {
@@ -39,7 +39,8 @@ def load(name_or_path: object, **options: object) -> Checkpoint:
 
 def our_logits(checkpoint: Checkpoint) -> np.ndarray:
     variables = {"params": checkpoint.params}
-    logits = Llama(checkpoint.config).apply(variables, TOKENS, method=Llama.everything)
+    decoder = Decoder(Llama(checkpoint.config))
+    logits = decoder.apply(variables, TOKENS, method=Decoder.everything)
     return np.asarray(logits)
 
 

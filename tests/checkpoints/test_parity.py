@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.checkpoints.weights import disassemble
+from malt_jax.model.attention import rotation
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
-from malt_jax.model.llama import Block, Llama, Params, forward
-from malt_jax.model.rope import rotation
+from malt_jax.model.llama import Block, Decoder, Llama, Params, forward, next_logits
 from malt_jax.sampling.sampler import Sampler
 from malt_jax.sampling.token import SamplingParameters
 
@@ -45,7 +45,8 @@ def ported(model: Any, config: LlamaConfig, tokenizer: Tokenizer, directory: Pat
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(config: LlamaConfig, params: Params, tokens: np.ndarray) -> jax.Array:
-    return Llama(config).apply({"params": params}, tokens, method=Llama.everything)
+    decoder = Decoder(Llama(config))
+    return decoder.apply({"params": params}, tokens, method=Decoder.everything)
 
 
 def logits(checkpoint: Checkpoint, tokens: np.ndarray) -> np.ndarray:
@@ -198,7 +199,7 @@ def test_llama31_rope_beyond_the_original_context(
     for start in range(0, 9216, 3072):
         chunk = tokens[:, start : start + 3072]
         hidden, level = run(llama, variables, chunk, jnp.array([3072]), ancestors)
-        ours = np.asarray(llama.apply(variables, hidden, method=Llama.logits))
+        ours = np.asarray(next_logits(llama, variables, hidden))
         reference = theirs[:, start : start + 3072]
         assert np.abs(ours - reference).max() <= TOLERANCE
         np.testing.assert_array_equal(ours.argmax(-1), reference.argmax(-1))
@@ -242,7 +243,7 @@ def test_gradients_of_one_block(
 
     positions = jnp.broadcast_to(jnp.arange(50), (2, 50))
     rotations, lengths = [rotation(positions, config)], [jnp.full(2, 50)]
-    block = Block(config, None, jnp.float32)
+    block = Block(Llama(config))
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
         output, _ = block.apply({"params": params}, x, [], [], rotations, lengths)

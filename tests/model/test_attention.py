@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from malt_jax.model.attention import Segment, attend
+from malt_jax.model.attention import Ancestor, attend
 
 KV_HEADS, GROUP, WIDTH, TIME = 2, 3, 8, 5
 
@@ -41,7 +41,7 @@ def test_merged_softmaxes_equal_one_softmax(lengths: str) -> None:
         if lengths == "empty ancestors":
             length[:, ...] = 0 if len(shape) == 2 else length
         segments.append(
-            Segment(
+            Ancestor(
                 normal(*shape, KV_HEADS, WIDTH, size), normal(*shape, KV_HEADS, size, WIDTH), length
             )
         )
@@ -70,5 +70,5 @@ def test_large_logits_do_not_overflow() -> None:
     ones = jnp.ones((1, 2, KV_HEADS, GROUP, WIDTH), jnp.float32)
     keys = 1e4 * jnp.ones((1, KV_HEADS, WIDTH, 2), jnp.float32)
     values = jnp.ones((1, KV_HEADS, 2, WIDTH), jnp.float32)
-    ancestor = Segment(-keys, 2 * values, jnp.array([2]))
+    ancestor = Ancestor(-keys, 2 * values, jnp.array([2]))
     np.testing.assert_allclose(jax.jit(attend)(ones, keys, values, [ancestor]), 1.0)

@@ -5,8 +5,8 @@ import torch
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from malt_jax.model.attention import inverse_frequencies
 from malt_jax.model.config import LlamaConfig
-from malt_jax.model.rope import inverse_frequencies
 from tests.model.test_config import LLAMA_31_8B
 
 

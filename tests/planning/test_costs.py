@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from malt_jax.model.llama import abstract_variables, forward, next_logits
+from malt_jax.model.llama import forward, next_logits, variable_specs
 from malt_jax.planning.costs import Work, work
 from malt_jax.sharding.mesh import Sizes
+from malt_jax.sharding.rules import abstract
 from tests.model.small import CONFIG, small_model
 
 ONE = Sizes(1, 1, 1)
@@ -61,7 +62,7 @@ def test_what_the_backward_pass_computes_again_counts() -> None:
 @pytest.mark.parametrize("tokens", [1, 24])
 def test_a_forward_pass_is_two_operations_a_weight_and_token(tokens: int) -> None:
     model = small_model()[0]
-    variables = jax.tree.map(lambda x: x.value, abstract_variables(model), is_leaf=_is_boxed)
+    variables = abstract(None, variable_specs(model))
 
     def run(variables, ids, lengths):
         hidden, _ = forward(model, variables, ids, lengths)
@@ -76,7 +77,3 @@ def test_a_forward_pass_is_two_operations_a_weight_and_token(tokens: int) -> Non
     attention = 4 * 3 * tokens * tokens * c.num_heads * c.head_dim * c.num_layers
     angles = 3 * tokens * c.head_dim  # positions times frequencies, half of them
     assert done.flops == 2 * weights * 3 * tokens + attention + angles
-
-
-def _is_boxed(x) -> bool:
-    return hasattr(x, "value")

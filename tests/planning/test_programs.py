@@ -10,12 +10,13 @@ import pytest
 from malt_jax.config import load_config
 from malt_jax.experiment import meshes, prepare
 from malt_jax.malt.tree import expand
+from malt_jax.model.levels import level_spec
 from malt_jax.planning.estimate import shard_bytes
 from malt_jax.planning.programs import programs
 from malt_jax.planning.workload import Assumptions, workload
 from malt_jax.sampling import decode, sampler
-from malt_jax.sampling.cache import empty_level
 from malt_jax.sampling.decode import Finish
+from malt_jax.sharding.rules import zeros
 from malt_jax.tasks.base import Question
 from malt_jax.training import dpo
 from malt_jax.training import loop as fit
@@ -66,7 +67,7 @@ def test_sampling(experiment, planned, stage: str, monkeypatch: pytest.MonkeyPat
 
     def fake_prefill(model, variables, tokens, lengths, ancestors):
         called["prefill", shapes((variables, tokens, lengths, ancestors))] += 1
-        return empty_level(model, lengths.shape, tokens.shape[-1])
+        return zeros(level_spec(model, lengths.shape, tokens.shape[-1]))
 
     def fake_chunk(model, variables, ancestors, state, keys, parameters, stops, limit, chunk):
         # The number of stop tokens is the tokenizer's.

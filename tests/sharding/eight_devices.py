@@ -60,7 +60,7 @@ def outcomes(mesh: Any) -> dict[str, np.ndarray]:
 
     levels = [[tokens()], [tokens() for _ in range(QUESTIONS)]]
     sampler = Sampler(model, SamplingParameters.create(0.8), STOPS, max_tokens=20, chunk=4)
-    adapter = device_put(mesh, nonzero_adapter(model.clone(mesh=None)), policy.axes)
+    adapter = device_put(mesh, nonzero_adapter(dataclasses.replace(model, mesh=None)), policy.axes)
     variables = {"params": base, "adapter": adapter}
     ids = np.arange(QUESTIONS)
     sizes: list[int] = []
@@ -89,7 +89,7 @@ def reloaded(mesh: Any) -> dict[str, np.ndarray]:
     import jax
 
     from malt_jax.checkpoints.weights import TensorSource, assemble, disassemble
-    from malt_jax.model.llama import Llama, init_params, logical_axes
+    from malt_jax.model.llama import Llama, init_params, variable_specs
     from malt_jax.sharding.mesh import Sizes, build
     from malt_jax.sharding.rules import device_put, to_host
     from tests.model.small import CONFIG
@@ -107,7 +107,7 @@ def reloaded(mesh: Any) -> dict[str, np.ndarray]:
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     loaded = assemble(TensorSource("memory", shapes, note), config, np.float32, mesh)
     other = build(Sizes(4, 1, 2), jax.devices())
-    moved = device_put(other, loaded, logical_axes(model)["params"])
+    moved = device_put(other, loaded, variable_specs(model)["params"])
     same = jax.tree.map(
         lambda *copies: all(np.array_equal(copies[0], copy) for copy in copies),
         *map(to_host, (params, loaded, moved)),

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +20,11 @@ from jax.sharding import AbstractMesh, AxisType
 from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.config import MESH_AXES, Config, load_config
 from malt_jax.experiment import mesh_requests, models
-from malt_jax.model.levels import level_axes
-from malt_jax.model.llama import abstract_variables, logical_axes
-from malt_jax.sampling.cache import empty_level
+from malt_jax.model.levels import level_spec
+from malt_jax.model.llama import variable_specs
 from malt_jax.sampling.decode import initial_state
 from malt_jax.sharding.mesh import Hardware, Meshes, Sizes, choose
-from malt_jax.sharding.rules import abstract
+from malt_jax.sharding.rules import abstract, array_specs
 from malt_jax.training.batches import BATCH_AXES, Batches, Example
 from malt_jax.training.policy import Policy
 from malt_jax.training.step import init_state, state_axes
@@ -71,31 +69,30 @@ def arrays(case: str) -> Arrays:
 
 def _sampling(config: Config, model: Any) -> Iterator[tuple[str, Any]]:
     where = f"sampling on {Sizes(*model.mesh.axis_sizes)}"
-    variables = nn.unbox(abstract_variables(model))
-    for name, tree in abstract(model.mesh, variables, logical_axes(model)).items():
+    for name, tree in abstract(model.mesh, variable_specs(model)).items():
         yield f"{where}: {name}", tree
     nodes = (config.sampling.questions_per_batch, *(r.branching for r in config.pipeline.roles))
     for depth in range(len(nodes)):
-        empty = functools.partial(empty_level, model, nodes[:depth], TOKENS)
-        level = abstract(model.mesh, jax.eval_shape(empty), level_axes(depth))
+        level = abstract(model.mesh, level_spec(model, nodes[:depth], TOKENS))
         yield f"{where}: cache level {depth}", level
     first = jax.ShapeDtypeStruct(nodes, jnp.int32)
     state = jax.eval_shape(functools.partial(initial_state, model, size=TOKENS), first)
-    yield f"{where}: decode state", abstract(model.mesh, state, state.axes)
+    yield f"{where}: decode state", abstract(model.mesh, array_specs(state, state.axes))
 
 
 def _learning(config: Config, model: Any) -> Iterator[tuple[str, Any]]:
     where = f"training on {Sizes(*model.mesh.axis_sizes)}"
     policy = Policy(model, config.training.method)
-    params = nn.unbox(abstract_variables(model))["params"]
-    yield f"{where}: params", abstract(model.mesh, params, logical_axes(model)["params"])
+    yield f"{where}: params", abstract(model.mesh, variable_specs(model)["params"])
     state = jax.eval_shape(functools.partial(init_state, config=config.dpo), policy.like())
-    yield f"{where}: state", abstract(model.mesh, state, state_axes(policy, config.dpo))
+    yield (
+        f"{where}: state",
+        abstract(model.mesh, array_specs(state, state_axes(policy, config.dpo))),
+    )
     examples = [Example([token] * TOKENS, ([token] * TOKENS,) * 2) for token in (1, 2)]
     logps = np.zeros((2, 2), np.float32)
     batch = Batches(examples, config.dpo.batch_size, 0, reference_logps=logps).batch(0, 0)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    yield f"{where}: batch of pairs", abstract(model.mesh, shapes, BATCH_AXES)
+    yield f"{where}: batch of pairs", abstract(model.mesh, array_specs(batch, BATCH_AXES))
 
 
 def device_bytes(array: jax.ShapeDtypeStruct) -> int:
