@@ -5,7 +5,7 @@ import pytest
 from jaxtyping import Array, Float
 
 from malt_jax.config import LoraConfig
-from malt_jax.model.llama import Llama, Params, forward
+from malt_jax.model.llama import Llama, Params, forward, next_logits
 from malt_jax.training.batches import Batch, Batches, Example
 from malt_jax.training.policy import Policy
 from malt_jax.training.step import completion_logps, sum_logps
@@ -22,7 +22,7 @@ def naive_logps(
     variables = policy.variables(base, tree)
     lengths = jnp.asarray([len(row) for row in rows])
     hidden, _ = forward(policy.model, variables, tokens, lengths)
-    logits = policy.model.apply(variables, hidden, method=Llama.logits)
+    logits = next_logits(policy.model, variables, hidden)
     logps = jax.nn.log_softmax(logits[:, :-1], axis=-1)
     logps = jnp.take_along_axis(logps, tokens[:, 1:, None], axis=-1)[..., 0]
     begins = [len(e.prompt) for e in examples for _ in e.completions]
