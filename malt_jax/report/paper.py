@@ -29,76 +29,47 @@ class PaperResults:
     """Systems that we do not have, or that the paper does not define closely enough."""
 
 
-def _column(table: str, task: str) -> dict[str, str]:
-    """The figures of one task: system -> figure. Columns are at least two blanks apart."""
-    (_, *tasks), *rows = (re.split(r"  +", line.strip()) for line in table.strip().splitlines())
-    figures = ((name, row[tasks.index(task)]) for name, *row in rows)
-    return {name: figure for name, figure in figures if figure != "-"}
-
-
-_LLAMA_SYSTEMS = """
-    system                       gsm8k         commonsense_qa  math          gsm_symbolic/p1
-    sa                           84.25 ± 2.28  74.50 ± 3.35    49.50 ± 2.06  71.75
-    sa+mv                        86.75 ± 2.38  75.75 ± 5.49    52.50 ± 2.50  73.75
-    ma                           84.75 ± 2.86  77.50 ± 5.17    51.75 ± 3.56  -
-    ma+mv                        87.00 ± 4.00  79.00 ± 2.55    53.50 ± 2.87  75.25
-    star-sa                      81.75 ± 0.83  76.25 ± 4.32    52.25 ± 1.48  -
-    star-sa+mv                   84.75 ± 2.68  78.75 ± 4.26    54.00 ± 2.73  -
-    star-ma                      80.00 ± 1.58  75.50 ± 2.69    52.50 ± 3.20  -
-    star-ma+mv                   86.75 ± 2.28  76.00 ± 1.73    53.75 ± 2.68  -
-    malt                         83.50 ± 2.18  77.50 ± 1.12    52.25 ± 1.79  -
-    malt+mv                      90.50 ± 2.06  81.50 ± 2.29    57.25 ± 1.48  84.75 ± 3.30
-    malt-untrained-generator+mv  87.00         78.75           54.25         -
-    malt-untrained-verifier+mv   85.75         76.75           54.50         -
-    malt-untrained-refiner+mv    86.25         75.50           55.25         -
-    malt-until-generator+mv      84.75         78.75           54.00         -
-    malt-until-verifier+mv       88.75         78.00           55.75         -
-    malt-without-verifier+mv     84.75         76.25           54.75         -
-    debate                       86.75         71.25           52.00         -
-"""
-_QWEN_SYSTEMS = """
-    system      gsm8k
-    sa          61.75
-    sa+mv       65.00
-    ma          60.50
-    ma+mv       62.25
-    star-sa     63.50
-    star-sa+mv  64.25
-    star-ma     62.50
-    star-ma+mv  64.25
-    malt        71.00
-    malt+mv     74.50 ± 2.65
-"""
-
-_LLAMA = {
-    "gsm8k": PaperResults(
-        _column(_LLAMA_SYSTEMS, "gsm8k"), transitions={"sa -> malt+mv": ("9.50", "3.75")}
-    ),
-    "commonsense_qa": PaperResults(
-        _column(_LLAMA_SYSTEMS, "commonsense_qa"), transitions={"sa -> malt+mv": ("11.25", "4.25")}
-    ),
-    "math": PaperResults(
-        _column(_LLAMA_SYSTEMS, "math"),
-        transitions={"sa -> malt+mv": ("14.25", "6.50")},
-        turns={"malt+mv": {"generator": "53.50", "verifier": "55.75", "refiner": "57.25"}},
-    ),
-    "gsm_symbolic/p1": PaperResults(
-        _column(_LLAMA_SYSTEMS, "gsm_symbolic/p1"),
-        others="STaR+MV 76.75; Llama-3.1-70B-Instruct 88.25",
-    ),
+_MODELS = {
+    # A precision may follow, as in the names of GGUF files; a quantised model is another model.
+    "llama": re.compile(r"(meta)?llama318binstruct(b?f16|f32)?(gguf)?"),
+    "qwen": re.compile(r"qwen2515b(base)?(b?f16|f32)?(gguf)?"),
 }
-_QWEN = {"gsm8k": PaperResults(_column(_QWEN_SYSTEMS, "gsm8k"))}
-
-# A precision may follow, as in the names of GGUF files; a quantised model is another model.
-_MODELS = (
-    (re.compile(r"(meta)?llama318binstruct(b?f16|f32)?(gguf)?"), _LLAMA),
-    (re.compile(r"qwen2515b(base)?(b?f16|f32)?(gguf)?"), _QWEN),
-)
 _PRESET = "qwen-2.5-1.5b"
 """The model of this name has random weights; it is not the paper's."""
 _TRAINED_ON = {"gsm_symbolic/p1": "gsm8k"}
 """Tasks on which the paper evaluates models that it trained on another one."""
 _UNTRAINED = re.compile(r"(sa|ma|debate)([+]mv)?")
+
+# Columns are at least two blanks apart.
+_SYSTEMS = """
+system                       llama/gsm8k   llama/commonsense_qa  llama/math    llama/gsm_symbolic/p1  qwen/gsm8k
+sa                           84.25 ± 2.28  74.50 ± 3.35          49.50 ± 2.06  71.75                  61.75
+sa+mv                        86.75 ± 2.38  75.75 ± 5.49          52.50 ± 2.50  73.75                  65.00
+ma                           84.75 ± 2.86  77.50 ± 5.17          51.75 ± 3.56  -                      60.50
+ma+mv                        87.00 ± 4.00  79.00 ± 2.55          53.50 ± 2.87  75.25                  62.25
+star-sa                      81.75 ± 0.83  76.25 ± 4.32          52.25 ± 1.48  -                      63.50
+star-sa+mv                   84.75 ± 2.68  78.75 ± 4.26          54.00 ± 2.73  -                      64.25
+star-ma                      80.00 ± 1.58  75.50 ± 2.69          52.50 ± 3.20  -                      62.50
+star-ma+mv                   86.75 ± 2.28  76.00 ± 1.73          53.75 ± 2.68  -                      64.25
+malt                         83.50 ± 2.18  77.50 ± 1.12          52.25 ± 1.79  -                      71.00
+malt+mv                      90.50 ± 2.06  81.50 ± 2.29          57.25 ± 1.48  84.75 ± 3.30           74.50 ± 2.65
+malt-untrained-generator+mv  87.00         78.75                 54.25         -                      -
+malt-untrained-verifier+mv   85.75         76.75                 54.50         -                      -
+malt-untrained-refiner+mv    86.25         75.50                 55.25         -                      -
+malt-until-generator+mv      84.75         78.75                 54.00         -                      -
+malt-until-verifier+mv       88.75         78.00                 55.75         -                      -
+malt-without-verifier+mv     84.75         76.25                 54.75         -                      -
+debate                       86.75         71.25                 52.00         -                      -
+"""  # noqa: E501
+_TRANSITIONS = {
+    "llama/gsm8k": {"sa -> malt+mv": ("9.50", "3.75")},
+    "llama/commonsense_qa": {"sa -> malt+mv": ("11.25", "4.25")},
+    "llama/math": {"sa -> malt+mv": ("14.25", "6.50")},
+}
+_TURNS = {
+    "llama/math": {"malt+mv": {"generator": "53.50", "verifier": "55.75", "refiner": "57.25"}}
+}
+_OTHERS = {"llama/gsm_symbolic/p1": "STaR+MV 76.75; Llama-3.1-70B-Instruct 88.25"}
 
 
 def paper_results(content: Mapping[str, Any]) -> PaperResults | None:
@@ -115,15 +86,23 @@ def paper_results(content: Mapping[str, Any]) -> PaperResults | None:
         return None
     parts = [part.rsplit("--", 1)[-1] for part in str(content["model"]).split("/")]
     names = [re.sub(r"[^a-z0-9]", "", part.lower()) for part in parts]
+    model = next((model for model, name in _MODELS.items() if any(map(name.fullmatch, names))), "")
     task = content["task"]
     if task == "gsm_symbolic":
         options = content["config"]["task"].get("options") or {}
         task = f"{task}/{options.get('variant', 'main')}"
-    found = next(
-        (tasks.get(task) for model, tasks in _MODELS if any(map(model.fullmatch, names))), None
-    )
-    trained_on = content.get("trained_on", content["task"])
-    if found is None or trained_on == _TRAINED_ON.get(task, task):
-        return found
-    untrained = {name: text for name, text in found.systems.items() if _UNTRAINED.fullmatch(name)}
-    return PaperResults(untrained, others=found.others)
+    column = f"{model}/{task}"
+    systems, others = _column(column), _OTHERS.get(column, "")
+    if not systems:
+        return None
+    if content.get("trained_on", content["task"]) == _TRAINED_ON.get(task, task):
+        return PaperResults(systems, _TRANSITIONS.get(column, {}), _TURNS.get(column, {}), others)
+    untrained = {name: figure for name, figure in systems.items() if _UNTRAINED.fullmatch(name)}
+    return PaperResults(untrained, others=others)
+
+
+def _column(name: str) -> dict[str, str]:
+    """A column of `_SYSTEMS`, system -> figure; empty if there is no such column."""
+    rows = [re.split(r"  +", line) for line in _SYSTEMS.strip().splitlines()]
+    figures = {row[0]: dict(zip(rows[0], row, strict=True)).get(name, "-") for row in rows[1:]}
+    return {system: figure for system, figure in figures.items() if figure != "-"}
