@@ -97,7 +97,7 @@ def test_pass_at_k_against_all_choices_of_k_passes():
             assert pass_at_k(np.array(correct), total, k) == pytest.approx(expected)
 
 
-def test_pass_at_1_is_the_share_of_right_passes_and_pass_at_all_is_any():
+def test_pass_at_1_is_the_share_of_correct_passes_and_pass_at_all_is_any():
     correct = np.array([0, 1, 3, 9])
     np.testing.assert_allclose(pass_at_k(correct, 9, 1), correct / 9)
     np.testing.assert_array_equal(pass_at_k(correct, 9, 9), [0, 1, 1, 1])
@@ -106,7 +106,7 @@ def test_pass_at_1_is_the_share_of_right_passes_and_pass_at_all_is_any():
 
 
 def test_subsets_take_turns_with_the_sampling_seeds():
-    # Seed 0 is always right and seed 1 never, so whatever the subsets hold the scores are known.
+    # Seed 0 is always correct and seed 1 never, so whatever the subsets hold the scores are known.
     correct = np.stack([np.ones(300), np.zeros(300)])
     assert subset_protocol(correct, subsets=3) == pytest.approx((2 / 3, np.std([1, 0, 1]), 3, 100))
 

@@ -94,7 +94,7 @@ def test_what_is_not_there_is_not_drawn(content: dict[str, Any], tmp_path: Path)
     assert names(write_plots(only(content), tmp_path)) == {"accuracy-against-calls"}
 
 
-def test_a_single_system_that_is_never_right(content: dict[str, Any], tmp_path: Path):
+def test_a_single_system_that_is_never_correct(content: dict[str, Any], tmp_path: Path):
     content = only(content)
     content["systems"] = {"sa": {**content["systems"]["sa"], "accuracy": 0.0, "ci95": [0.0, 0.0]}}
     assert len(write_plots(content, tmp_path)) == 2
