@@ -20,7 +20,7 @@ import torch
 import transformers
 from in_turn import compare
 
-from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, save_checkpoint
 from malt_jax.model.llama import Llama
 from malt_jax.sampling.sampler import Sampler
 from malt_jax.sampling.token import SamplingParameters
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
 
-    checkpoint = load_checkpoint(options.model, dtype=jnp.float32, key=jax.random.key(0))
+    checkpoint = StoredCheckpoint(options.model).load(dtype=jnp.float32, key=jax.random.key(0))
     generator = np.random.default_rng(0)
     vocabulary = checkpoint.config.vocab_size
     prompts = generator.integers(0, vocabulary, (options.questions, options.prompt)).tolist()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from malt_jax import tasks
-from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint, load_checkpoint_config
+from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from malt_jax.config import Config
 from malt_jax.errors import UserError
 from malt_jax.malt.roles import Pipeline, RolePrompt, load_pipeline
@@ -153,11 +153,10 @@ def prepare(config: Config) -> Experiment:
     task = tasks.create(config.task)
     pipeline = load_pipeline(config.pipeline.roles, task.prompts)
     dtype = jnp.dtype(config.model.resolve_dtype(jax.default_backend()))
-    shape = load_checkpoint_config(config.model.name)
+    stored = StoredCheckpoint(config.model.name, config.model.tokenizer)
+    shape = stored.config
     placed = meshes(config, shape, dtype)
-    checkpoint = load_checkpoint(
-        config.model.name,
-        tokenizer=config.model.tokenizer,
+    checkpoint = stored.load(
         dtype=dtype,
         key=jax.random.fold_in(jax.random.key(config.seed), 0),
         mesh=placed.training,

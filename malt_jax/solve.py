@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from malt_jax import tasks
-from malt_jax.checkpoints.checkpoint import load_checkpoint_tokenizer
+from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.command import command
 from malt_jax.config import Config, describe_options, load_config
 from malt_jax.evaluation.sampling import seed_key
@@ -84,7 +84,7 @@ def show_prompts(config: Config, question: str) -> None:
 
     Raises UserError for a prompt file or a template that cannot be used.
     """
-    tokenizer = load_checkpoint_tokenizer(config.model.name, tokenizer=config.model.tokenizer)
+    tokenizer = StoredCheckpoint(config.model.name, config.model.tokenizer).tokenizer
     pipeline = load_pipeline(config.pipeline.roles, tasks.create(config.task).prompts)
     for prompt in pipeline.prompts(tokenizer):
         fixed = len(prompt.flat("", [[]] * prompt.depth))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from malt_jax.model.llama import Decoder, Llama
 from malt_jax.tasks.arithmetic import ArithmeticTask, Problem, Step
 
@@ -22,7 +22,7 @@ TINY = ROOT / "malt_jax" / "assets" / "tiny"
 
 @pytest.fixture(scope="module")
 def tiny() -> Checkpoint:
-    return load_checkpoint("tiny", dtype=jnp.float32, key=jax.random.key(0))
+    return StoredCheckpoint("tiny").load(dtype=jnp.float32, key=jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

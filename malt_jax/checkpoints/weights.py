@@ -1,4 +1,4 @@
-"""The parameter tree by tensor name: reading it tensor by tensor, and taking it apart again."""
+"""The parameter tree from the tensors of a checkpoint, and back."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, Sharding, SingleDeviceSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Array
 
 from malt_jax.errors import UserError
 from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Llama, Params, variable_specs
-from malt_jax.sharding.rules import shardings, to_host
+from malt_jax.sharding.rules import abstract, to_host
 
 _ATTENTION = {name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")}
 _MLP = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
@@ -32,15 +31,15 @@ _LISTED = 20  # names in an error message before it says "and N more"
 
 @dataclass(frozen=True)
 class Leaf:
-    """One array of the parameter tree and the tensors of a checkpoint it is made of."""
+    """One array of the parameter tree and the tensors of a checkpoint it is made of.
+
+    names: Hugging Face's tensor names: one, or one per layer for an array stacked over layers.
+    """
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
     names: tuple[str, ...]
-    """Hugging Face's tensor names: one, or one per layer for an array stacked over layers."""
     stacked: bool
-    axes: P
-    """Logical names of its axes."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -63,7 +62,7 @@ def leaves(config: LlamaConfig) -> list[Leaf]:
     """Every array of the model's parameter tree, with the names of its tensors."""
     specs = flatten_dict(variable_specs(Llama(config))["params"])
     return [
-        Leaf(path, spec.shape, _tensor_names(path, config), path[0] == "layers", spec.axes)
+        Leaf(path, spec.shape, _tensor_names(path, config), path[0] == "layers")
         for path, spec in specs.items()
     ]
 
@@ -71,7 +70,7 @@ def leaves(config: LlamaConfig) -> list[Leaf]:
 def assemble(
     source: TensorSource, config: LlamaConfig, dtype: Any, mesh: Mesh | None = None
 ) -> Params:
-    """Builds the parameter tree from a checkpoint's tensors, cast to `dtype`, in its shards.
+    """Builds the parameter tree from a checkpoint's tensors, cast to `dtype`, sharded over `mesh`.
 
     Holds this process's part of the finished arrays and of the array under construction, and one
     tensor; never the whole checkpoint twice.
@@ -81,46 +80,43 @@ def assemble(
     """
     expected = leaves(config)
     _check_names_and_shapes(source, expected, config)
-    dtype = jnp.dtype(dtype)
-    where: Sharding = SingleDeviceSharding(jax.local_devices()[0])
-    tree = {}
-    for leaf in expected:
-        if mesh is not None:
-            where = shardings(mesh, leaf.axes)
-        tree[leaf.path] = _assemble_leaf(source, leaf, dtype, where)
-    return unflatten_dict(tree)
+    model = Llama(config, dtype=jnp.dtype(dtype), mesh=mesh)
+    targets = flatten_dict(abstract(mesh, variable_specs(model)["params"]))
+    return unflatten_dict(
+        {leaf.path: _assemble_leaf(source, leaf, targets[leaf.path]) for leaf in expected}
+    )
 
 
-def _assemble_leaf(source: TensorSource, leaf: Leaf, dtype: Any, where: Sharding) -> Array:
+def _assemble_leaf(source: TensorSource, leaf: Leaf, target: jax.ShapeDtypeStruct) -> Array:
     """One array of the tree; every tensor is read once, whatever the number of its shards here."""
+    sharding = target.sharding or SingleDeviceSharding(jax.local_devices()[0])
 
     def bounds(index: Any) -> tuple[tuple[int, int, int], ...]:
         return tuple(part.indices(size) for part, size in zip(index, leaf.shape, strict=True))
 
     # Copies on several devices share their host memory.
-    indices = where.addressable_devices_indices_map(leaf.shape).values()
+    indices = sharding.addressable_devices_indices_map(leaf.shape).values()
     parts = {bounds(index): index for index in indices if index is not None}
-    shapes = {key: [stop - start for start, stop, _ in key] for key in parts}
-    host = {key: np.empty(shape, dtype) for key, shape in shapes.items()}
+    host = {key: np.empty([stop - start for start, stop, _ in key], target.dtype) for key in parts}
     for layer, name in enumerate(leaf.names):
-        tensor = _as_float(source, name)
+        tensor = _read_floats(source, name)
         for key, index in parts.items():
             if leaf.stacked:
                 host[key][layer] = tensor[index[1:]]
             else:
                 host[key][...] = tensor[index]
-    return jax.make_array_from_callback(leaf.shape, where, lambda index: host[bounds(index)])
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: host[bounds(index)])
 
 
 def disassemble(params: Params, config: LlamaConfig) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of a parameter tree under Hugging Face's names, one at a time, layer by layer."""
     arrays = flatten_dict(params)
-    order = leaves(config)
-    for leaf in order:
+    expected = leaves(config)
+    for leaf in expected:
         if not leaf.stacked:
             yield leaf.names[0], to_host(arrays[leaf.path])
     for layer in range(config.num_layers):
-        for leaf in order:
+        for leaf in expected:
             if leaf.stacked:
                 yield leaf.names[layer], to_host(arrays[leaf.path][layer])
 
@@ -174,7 +170,7 @@ def _listing(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _as_float(source: TensorSource, name: str) -> np.ndarray:
+def _read_floats(source: TensorSource, name: str) -> np.ndarray:
     tensor = source.read(name)
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from malt_jax.checkpoints.checkpoint import load_checkpoint_config, load_checkpoint_tokenizer
+from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.config import Config
 from malt_jax.errors import UserError
 from malt_jax.experiment import mesh_requests
@@ -66,12 +66,12 @@ class Subject:
     def of(cls, config: Config, assumed: Assumptions, place: Place) -> Subject:
         """Reads the model's shape, tokenizer and prompts, and no weights. Raises UserError."""
         dtype = config.model.resolve_dtype(place.devices[0].platform)
-        tokenizer = load_checkpoint_tokenizer(config.model.name, tokenizer=config.model.tokenizer)
+        stored = StoredCheckpoint(config.model.name, config.model.tokenizer)
         return cls(
             config,
-            load_checkpoint_config(config.model.name),
+            stored.config,
             jnp.dtype(dtype),
-            workload(config, tokenizer, assumed),
+            workload(config, stored.tokenizer, assumed),
         )
 
     def programs(self, place: Place) -> tuple[Sizes, Sizes, list[Program]]:

@@ -13,7 +13,7 @@ from flax.traverse_util import unflatten_dict
 from tokenizers import AddedToken, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.checkpoints.weights import leaves
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
@@ -111,7 +111,7 @@ def smollm2_file() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2(smollm2_file: Path) -> Checkpoint:
-    return load_checkpoint(str(smollm2_file), dtype=jnp.float32, key=jax.random.key(0))
+    return StoredCheckpoint(str(smollm2_file)).load(dtype=jnp.float32, key=jax.random.key(0))
 
 
 _AWKWARD = [

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from malt_jax.checkpoints import checkpoint as checkpoint_module
-from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, save_checkpoint
 from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.errors import UserError
@@ -32,9 +32,9 @@ PUBLISHED_PARAMETERS = {
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 40))
 
 
-def load(name_or_path: object, **options: object) -> Checkpoint:
+def load(name: object, *, tokenizer: str | None = None, **options: object) -> Checkpoint:
     defaults = {"dtype": jnp.float32, "key": jax.random.key(0)}
-    return load_checkpoint(str(name_or_path), **(defaults | options))
+    return StoredCheckpoint(str(name), tokenizer).load(**(defaults | options))
 
 
 def our_logits(checkpoint: Checkpoint) -> np.ndarray:
@@ -203,7 +203,7 @@ def test_an_export_is_whole_or_absent(
         raise OSError("disk full")
 
     with monkeypatch.context() as context:
-        context.setattr(checkpoint_module.huggingface, "write_tensors", fail)
+        context.setattr(checkpoint_module, "write_tensors", fail)
         with pytest.raises(OSError, match="disk full"):
             save_checkpoint(tmp_path / "export", checkpoint)
     assert not list(tmp_path.iterdir())

