@@ -93,6 +93,7 @@ class StoredCheckpoint:
         """
         config, tokenizer = self.config, self.tokenizer
         _require_fit(tokenizer, config, self.name)
+        model = Llama(config, dtype=jnp.dtype(dtype), mesh=mesh)
         if self.name in PRESETS:
             logger.warning(
                 "%s: RANDOM weights of the published shape (%.2f billion parameters); its answers"
@@ -100,9 +101,9 @@ class StoredCheckpoint:
                 self.name,
                 config.num_parameters / 1e9,
             )
-            params = init_params(Llama(config, dtype=jnp.dtype(dtype), mesh=mesh), key)
+            params = init_params(model, key)
         else:
-            params = assemble(self._files.tensors(), config, dtype, mesh)
+            params = assemble(self._files.tensors(), model)
         return Checkpoint(self.name, config, params, tokenizer)
 
 

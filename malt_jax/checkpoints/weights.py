@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array
 
 from malt_jax.errors import UserError
@@ -19,9 +19,16 @@ from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Llama, Params, variable_specs
 from malt_jax.sharding.rules import abstract, to_host
 
-_ATTENTION = {name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")}
-_MLP = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
-_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+# Hugging Face's name of each module, by its path in the parameter tree.
+_MODULES = {
+    "embed": "model.embed_tokens",
+    "norm": "model.norm",
+    "head": "lm_head",
+    "layers/attention_norm": "model.layers.{}.input_layernorm",
+    "layers/mlp_norm": "model.layers.{}.post_attention_layernorm",
+    **{f"layers/attention/{x}": f"model.layers.{{}}.self_attn.{x}_proj" for x in "qkvo"},
+    **{f"layers/mlp/{x}": f"model.layers.{{}}.mlp.{x}_proj" for x in ("gate", "up", "down")},
+}
 
 # Buffers that old files hold although they follow from the configuration.
 _DERIVED = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|attn\.bias$")
@@ -67,10 +74,8 @@ def leaves(config: LlamaConfig) -> list[Leaf]:
     ]
 
 
-def assemble(
-    source: TensorSource, config: LlamaConfig, dtype: Any, mesh: Mesh | None = None
-) -> Params:
-    """Builds the parameter tree from a checkpoint's tensors, cast to `dtype`, sharded over `mesh`.
+def assemble(source: TensorSource, model: Llama) -> Params:
+    """Builds a model's parameters from a checkpoint's tensors, in the model's dtype and shards.
 
     Holds this process's part of the finished arrays and of the array under construction, and one
     tensor; never the whole checkpoint twice.
@@ -78,10 +83,9 @@ def assemble(
     Raises one UserError that lists every tensor that is missing, surplus or misshaped, and one for
     a tensor whose numbers are not floats.
     """
-    expected = leaves(config)
-    _check_names_and_shapes(source, expected, config)
-    model = Llama(config, dtype=jnp.dtype(dtype), mesh=mesh)
-    targets = flatten_dict(abstract(mesh, variable_specs(model)["params"]))
+    expected = leaves(model.config)
+    _check_names_and_shapes(source, expected, model.config)
+    targets = flatten_dict(abstract(model.mesh, variable_specs(model)["params"]))
     return unflatten_dict(
         {leaf.path: _assemble_leaf(source, leaf, targets[leaf.path]) for leaf in expected}
     )
@@ -122,22 +126,11 @@ def disassemble(params: Params, config: LlamaConfig) -> Iterator[tuple[str, np.n
 
 
 def _tensor_names(path: tuple[str, ...], config: LlamaConfig) -> tuple[str, ...]:
-    match path:
-        case ("embed", "embedding"):
-            return ("model.embed_tokens.weight",)
-        case ("norm", "scale"):
-            return ("model.norm.weight",)
-        case ("head", "kernel"):
-            return ("lm_head.weight",)
-        case ("layers", "attention", name, kind):
-            suffix = _ATTENTION[name] + (".bias" if kind == "bias" else ".weight")
-        case ("layers", "mlp", name, "kernel"):
-            suffix = _MLP[name] + ".weight"
-        case ("layers", name, "scale"):
-            suffix = _NORMS[name] + ".weight"
-        case _:
-            raise ValueError(f"no tensor name for the parameter {'/'.join(path)}")
-    return tuple(f"model.layers.{layer}.{suffix}" for layer in range(config.num_layers))
+    """Names of the tensors of an array: one for every layer if it is stacked over layers."""
+    name = _MODULES["/".join(path[:-1])] + (".bias" if path[-1] == "bias" else ".weight")
+    if path[0] != "layers":
+        return (name,)
+    return tuple(name.format(layer) for layer in range(config.num_layers))
 
 
 def _check_names_and_shapes(

@@ -19,7 +19,7 @@ from malt_jax.checkpoints.gguf import GGUFFile
 from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.checkpoints.weights import assemble, disassemble
 from malt_jax.errors import UserError
-from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
+from malt_jax.model.config import Llama, Llama3RopeScaling, LlamaConfig
 
 Type = gguf.GGMLQuantizationType
 Save = Callable[..., Path]
@@ -150,7 +150,7 @@ def rope_divisors(config: LlamaConfig) -> np.ndarray:
 
 def load(path: Path, dtype: jnp.dtype = jnp.float32) -> tuple[LlamaConfig, dict]:
     opened = GGUFFile(path)
-    return opened.config, assemble(opened.tensors(), opened.config, dtype)
+    return opened.config, assemble(opened.tensors(), Llama(opened.config, dtype=dtype))
 
 
 def assert_same(a: dict, b: dict, tolerance: float = 0.0) -> None:

@@ -16,7 +16,7 @@ from malt_jax.checkpoints.huggingface import HuggingFaceDirectory, write_tensors
 from malt_jax.checkpoints.tokenizer import read_eos_ids
 from malt_jax.checkpoints.weights import TensorSource, assemble, disassemble, leaves
 from malt_jax.errors import UserError
-from malt_jax.model.config import LlamaConfig
+from malt_jax.model.config import Llama, LlamaConfig
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
 
 
 def load(directory: Path, config: LlamaConfig, dtype: jnp.dtype = jnp.float32) -> dict:
-    return assemble(HuggingFaceDirectory(directory).tensors(), config, dtype)
+    return assemble(HuggingFaceDirectory(directory).tensors(), Llama(config, dtype=dtype))
 
 
 def write(directory: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -99,7 +99,8 @@ def test_tensors_are_read_one_at_a_time(
         return tensor
 
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    params = assemble(TensorSource("memory", shapes, read), checkpoint.config, jnp.float32)
+    source = TensorSource("memory", shapes, read)
+    params = assemble(source, Llama(checkpoint.config))
     assert_same(params, checkpoint.params)
     assert most <= 2
 

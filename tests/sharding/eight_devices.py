@@ -105,7 +105,7 @@ def reloaded(mesh: Any) -> dict[str, np.ndarray]:
         return tensors[name]
 
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    loaded = assemble(TensorSource("memory", shapes, note), config, np.float32, mesh)
+    loaded = assemble(TensorSource("memory", shapes, note), model)
     other = build(Sizes(4, 1, 2), jax.devices())
     moved = device_put(other, loaded, variable_specs(model)["params"])
     same = jax.tree.map(
