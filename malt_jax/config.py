@@ -70,11 +70,6 @@ class TaskConfig:
         " null: the task's own on the hub",
     )
     test: str | None = _option(None, "questions to evaluate on, given like those of train")
-    array_records: str | None = _option(
-        None,
-        "directory: the rows are written there once as array_record files of TensorFlow Datasets"
-        " and read from these; null: they are read from their source",
-    )
     drop_duplicates: bool = _option(True, "leave out training questions that the test asks too")
     train_questions: int | None = _option(None, "questions to learn from; null: all")
     test_questions: int | None = _option(None, "questions in the test split; null: all")

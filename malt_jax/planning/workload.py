@@ -92,7 +92,7 @@ def _questions(
     task: Task, split: Split, limit: int | None, tokenizer: Tokenizer
 ) -> tuple[int, int]:
     """Number of questions that a run asks of a split, and tokens of the longest of a sample."""
-    if isinstance(task, RowsTask) and getattr(task.data, split) is None:
+    if isinstance(task, RowsTask) and getattr(task.config, split) is None:
         published = getattr(task, split)
         if published is None:
             raise UserError(

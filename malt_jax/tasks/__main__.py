@@ -1,4 +1,4 @@
-"""python -m malt_jax.tasks: reads a task's questions and says what is there."""
+"""python -m malt_jax.tasks: reads, checks and counts the questions of a task."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from malt_jax import tasks
 from malt_jax.command import command
 from malt_jax.config import TaskConfig, load_config
-from malt_jax.tasks.duplicates import duplicates
-from malt_jax.tasks.rows import RowsTask
+from malt_jax.tasks.rows import RowsTask, duplicates
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def check(config: TaskConfig) -> None:
-    """Prints the numbers of questions, and the training questions that the test asks too.
+    """Prints the number of questions, and the training questions that the test asks too.
 
-    Raises UserError for whatever of the task cannot be used.
+    Raises UserError for options and rows that cannot be used.
     """
     task = tasks.create(config)
     if not isinstance(task, RowsTask):

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from malt_jax.errors import UserError
-from malt_jax.tasks.base import Question, Split, Task
-from malt_jax.tasks.generated import GeneratedQuestions
+from malt_jax.tasks.base import GeneratedTask, Question, Split, question_generator, split_of
 
-TRAIN_QUESTIONS = 100_000
-TEST_QUESTIONS = 20_000
 TEST_SHARE = 4
 """One set of addends in this many belongs to the test split."""
 
@@ -39,14 +34,13 @@ STORIES = (
         "How many {things} are there in all?",
     ),
 )
-"""How a story begins, goes on with each further addend, and ends."""
+"""The sentences of a story: for the first addend, for each further one, and the question."""
 
 
-class AdditionTask(Task):
+class AdditionTask(GeneratedTask):
     """Sums of min_addends to max_addends integers from low to high, both included.
 
-    A question is a function of its split and its index alone. Which split a problem may occur in is
-    decided by a hash of its addends, whatever their order and the story around them.
+    The splits share no set of addends, in any order and in any story.
     """
 
     name = "addition"
@@ -66,20 +60,15 @@ class AdditionTask(Task):
             raise UserError(
                 f"task.options: {low=} to {high=} gives too few problems for two splits"
             )
+        self.counts = {"train": 100_000, "test": 20_000}
         self._values = (low, high + 1)
         self._addends = (min_addends, max_addends + 1)
 
-    def questions(self, split: Split) -> Sequence[Question]:
-        count = TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS
-        return GeneratedQuestions(functools.partial(self.question, split), count)
-
     def question(self, split: Split, index: int) -> Question:
-        """The question at an index of a split; the same on every machine."""
-        seed = [0 if split == "train" else 1, index]
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+        rng = question_generator(split, index)
         while True:
             addends = rng.integers(*self._values, size=rng.integers(*self._addends)).tolist()
-            if _split(addends) == split:
+            if split_of(" ".join(map(str, sorted(addends))), TEST_SHARE) == split:
                 break
         return Question(
             id=index,
@@ -87,11 +76,6 @@ class AdditionTask(Task):
             answer=str(sum(addends)),
             metadata={"addends": " ".join(map(str, addends))},
         )
-
-
-def _split(addends: Sequence[int]) -> Split:
-    digest = hashlib.sha256(" ".join(map(str, sorted(addends))).encode()).digest()
-    return "test" if digest[0] % TEST_SHARE == 0 else "train"
 
 
 def _tell(addends: Sequence[int], rng: np.random.Generator) -> str:

@@ -1,29 +1,24 @@
-"""Generated word problems of two or three steps of arithmetic, any number of them.
+"""Generated word problems of two or three steps of arithmetic.
 
-A question is a function of its split and its index alone, so nothing is stored. Which split a
-problem may occur in is decided by a hash of its numbers and operations: a held-out question's
-calculation occurs in no training question, under whatever names and words.
+A hash of a problem's numbers and operations decides its split: no training question asks the
+calculation of a test question, in any words.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from malt_jax.errors import UserError
-from malt_jax.tasks.base import Question, Split, Task
-from malt_jax.tasks.generated import GeneratedQuestions
+from malt_jax.tasks.base import GeneratedTask, Question, Split, question_generator, split_of
 
 LARGEST_VALUE = 99
 FACTORS = (2, 3, 4)
 TEST_SHARE = 8
 """One calculation in this many belongs to the test split."""
 TRAIN_QUESTIONS = 1_000_000
-TEST_QUESTIONS = 100_000
 
 PEOPLE = {
     "He": ("Tom", "Ben", "Sam", "Max", "Leo"),
@@ -81,13 +76,14 @@ class Problem:
     def split(self) -> Split:
         """The only split whose questions may ask for this calculation."""
         text = f"{self.start}" + "".join(f"{s.operator}{s.operand}" for s in self.steps)
-        digest = hashlib.sha256(text.encode()).digest()
-        return "test" if digest[0] % TEST_SHARE == 0 else "train"
+        return split_of(text, TEST_SHARE)
 
     @property
     def solution(self) -> str:
-        """A worked solution, one line an operation: one of the styles in which replies are written
-        (scripts/tiny_dialogues.py has them all)."""
+        """A worked solution with one line an operation.
+
+        It is one of the styles of replies in scripts/tiny_dialogues.py.
+        """
         lines = []
         value = self.start
         for step, result in zip(self.steps, self.values, strict=True):
@@ -96,8 +92,8 @@ class Problem:
         return "\n".join([*lines, f"Final Answer: {value}"])
 
 
-class ArithmeticTask(Task):
-    """Word problems with the given range of steps; `questions` are generated when asked for."""
+class ArithmeticTask(GeneratedTask):
+    """Word problems of min_steps to max_steps operations."""
 
     name = "arithmetic"
     kind = "number"
@@ -108,15 +104,11 @@ class ArithmeticTask(Task):
                 "task.options: 1 <= min_steps <= max_steps must hold, got"
                 f" min_steps={min_steps}, max_steps={max_steps}"
             )
+        self.counts = {"train": TRAIN_QUESTIONS, "test": 100_000}
         self.min_steps = min_steps
         self.max_steps = max_steps
 
-    def questions(self, split: Split) -> Sequence[Question]:
-        count = TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS
-        return GeneratedQuestions(functools.partial(self.question, split), count)
-
     def question(self, split: Split, index: int) -> Question:
-        """The question at an index of a split; the same on every machine and in every version."""
         problem, rng = self._draw(split, index)
         return Question(
             id=index,
@@ -126,12 +118,11 @@ class ArithmeticTask(Task):
         )
 
     def problem(self, split: Split, index: int) -> Problem:
-        """The calculation behind the question at an index of a split."""
+        """The calculation that the question at an index of a split asks."""
         return self._draw(split, index)[0]
 
     def _draw(self, split: Split, index: int) -> tuple[Problem, np.random.Generator]:
-        seed = [0 if split == "train" else 1, index]
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+        rng = question_generator(split, index)
         while True:
             problem = _draw_problem(rng, int(rng.integers(self.min_steps, self.max_steps + 1)))
             if problem.split == split:

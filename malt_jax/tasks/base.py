@@ -1,12 +1,16 @@
-"""What a task is: numbered questions with their answers, and how a reply is judged."""
+"""Tasks: numbered questions with reference answers, and the comparison of a reply's answer."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, overload
+
+import numpy as np
 
 from malt_jax import grading
 
@@ -20,10 +24,10 @@ class Question:
     """A question as the roles read it.
 
     Attributes:
-        id:       the index of its row in its split, whatever the order in which it is asked.
-        text:     what stands in the prompts' {question} slot.
-        answer:   the right answer, in the canonical form that `Task.extract` gives.
-        metadata: what reports group by or people like to read (level, subject, solution).
+        id:       row number in its split, from 0; it does not depend on the order of asking.
+        text:     fills the prompts' {question} slot.
+        answer:   the reference answer, in the canonical form that `Task.extract` returns.
+        metadata: for reports: level, subject, solution.
     """
 
     id: int
@@ -36,7 +40,7 @@ class Task(ABC):
     """A data set: its questions by split, its prompts, and its answer format.
 
     Attributes:
-        name: how the configuration calls it.
+        name: its name in the configuration.
         kind: its answer format, one of grading.KINDS.
     """
 
@@ -47,15 +51,15 @@ class Task(ABC):
     def questions(self, split: Split) -> Sequence[Question]:
         """The questions of a split by ascending id.
 
-        Raises UserError when they cannot be had, are malformed, or are none at all.
+        Raises UserError when they cannot be loaded, are malformed, or when there are none.
         """
 
     def extract(self, completion: str) -> str | None:
-        """The answer that a completion ends with, in canonical form; None when it gives none."""
+        """The answer at the end of a completion, in canonical form; None when there is none."""
         return grading.extract(self.kind, completion)
 
     def equal(self, a: str, b: str) -> bool:
-        """Whether two canonical answers say the same."""
+        """Whether two canonical answers are equal."""
         return grading.equal(self.kind, a, b)
 
     @property
@@ -63,3 +67,55 @@ class Task(ABC):
         """The directory with one prompt file a role."""
         directory = PROMPTS / self.name
         return directory if directory.is_dir() else PROMPTS / "default"
+
+
+class GeneratedTask(Task):
+    """A task that computes its questions: each is a function of its split and index alone.
+
+    Attributes:
+        counts: number of questions in each split.
+    """
+
+    counts: Mapping[Split, int]
+
+    @abstractmethod
+    def question(self, split: Split, index: int) -> Question:
+        """The question at an index of a split; the same on every machine and in every version."""
+
+    def questions(self, split: Split) -> Sequence[Question]:
+        return GeneratedQuestions(functools.partial(self.question, split), self.counts[split])
+
+
+class GeneratedQuestions(Sequence[Question]):
+    """A sequence that computes question i, `question(i)`, on access."""
+
+    def __init__(self, question: Callable[[int], Question], count: int) -> None:
+        self._question = question
+        self._indices = range(count)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Question]: ...
+    def __getitem__(self, index: int | slice) -> Question | Sequence[Question]:
+        if isinstance(index, slice):
+            return [self._question(i) for i in self._indices[index]]
+        return self._question(self._indices[index])
+
+
+def question_generator(split: Split, index: int) -> np.random.Generator:
+    """The random number generator of one question."""
+    seed = [0 if split == "train" else 1, index]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+
+
+def split_of(problem: str, test_share: int) -> Split:
+    """The only split that may ask a problem; one problem in `test_share` belongs to the test.
+
+    A hash of the problem decides, so the splits share no problem.
+    """
+    digest = hashlib.sha256(problem.encode()).digest()
+    return "test" if digest[0] % test_share == 0 else "train"

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import functools
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal
 
 from malt_jax import grading
 from malt_jax.errors import UserError
-from malt_jax.tasks.base import Question, Split, Task
-from malt_jax.tasks.generated import GeneratedQuestions
+from malt_jax.tasks.base import GeneratedTask, Question, Split, split_of
 
 TEST_SHARE = 4
 """One question text in this many belongs to the test split."""
@@ -23,20 +19,19 @@ _NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(\.[0-9]+)?(/[0-9]+)?")
 _FINAL_ANSWER = re.compile(r"final answer[*_]{0,3}:[*_]{0,3}", re.IGNORECASE)
 
 
-class ReasoningGymTask(Task):
-    """A generator of reasoning-gym by its name there, any number of questions.
+class ReasoningGymTask(GeneratedTask):
+    """A generator of reasoning-gym by its name there.
 
     generator:  such as chain_sum, leg_counting or knights_knaves.
     parameters: fields of the generator's configuration, such as {min_terms: 4, max_terms: 6}.
-    questions:  in the training split; the test split has a tenth of them.
-    kind:       how answers are compared; null: "number" if they are all numbers, else "text".
+    questions:  number in the training split; the test split has a tenth of it.
+    kind:       format of the answers; null: "number" if they are all numbers, else "text".
 
-    A question is a function of the generator, the split and the index. A hash of its text decides
-    which split it may occur in, so no training question is asked in the test.
+    A hash of a question's text decides its split, so the splits share no question.
 
-    An answer is right when it equals the generator's own, by `malt_jax.grading`. The package's own
-    scoring is not used: some of it evaluates what a model wrote. So of a generator whose questions
-    have several right answers, the others count as wrong.
+    An answer is correct when it equals the generator's own, by `malt_jax.grading`. The package's
+    scoring is not used: some of it evaluates model output as code. If a question has several
+    correct answers, the others count as wrong.
     """
 
     name = "reasoning_gym"
@@ -54,17 +49,14 @@ class ReasoningGymTask(Task):
             )
         self.generator = generator
         self._parameters = parameters or {}
-        self._counts: Mapping[Split, int] = {"train": questions, "test": questions // 10}
+        self.counts = {"train": questions, "test": questions // 10}
         self._data_sets: dict[int, Any] = {}
         answers = [self._item(index, 0)["answer"] for index in range(8)]
         are_numbers = all(isinstance(a, str) and _NUMBER.fullmatch(a) for a in answers)
         self.kind = kind or ("number" if are_numbers else "text")
 
-    def questions(self, split: Split) -> Sequence[Question]:
-        return GeneratedQuestions(functools.partial(self.question, split), self._counts[split])
-
     def question(self, split: Split, index: int) -> Question:
-        """The question at an index of a split.
+        """As `GeneratedTask.question`.
 
         Raises UserError when the generator gives none of this split, or no answer to compare with.
         """
@@ -76,7 +68,7 @@ class ReasoningGymTask(Task):
                     f" but {item['answer']!r}"
                 )
             answer = grading.normalize(self.kind, item["answer"])  # None for a very long one
-            if answer is not None and _split(item["question"]) == split:
+            if answer is not None and split_of(item["question"], TEST_SHARE) == split:
                 return Question(id=index, text=item["question"].strip(), answer=answer)
         raise UserError(
             f"task.options.generator: {self.generator!r} has too few different questions for two"
@@ -85,14 +77,14 @@ class ReasoningGymTask(Task):
         )
 
     def extract(self, completion: str) -> str | None:
-        """As `Task.extract`; text is all behind the last "Final Answer:", as grids take lines."""
+        """As `Task.extract`, but text may take several lines after "Final Answer:", as grids do."""
         if self.kind != "text":
             return super().extract(completion)
-        behind = _FINAL_ANSWER.split(completion[-grading.MAX_REPLY :])[1:]
-        return grading.normalize("text", behind[-1].replace("```", "")) if behind else None
+        answers = _FINAL_ANSWER.split(completion[-grading.MAX_REPLY :])[1:]
+        return grading.normalize("text", answers[-1].replace("```", "")) if answers else None
 
     def _item(self, index: int, draw: int) -> dict[str, Any]:
-        """What the package's data set of this number of draw has at an index."""
+        """The item at an index of a draw's data set."""
         if draw not in self._data_sets:
             self._data_sets[draw] = self._data_set(draw)
         item: dict[str, Any] = self._data_sets[draw][index]
@@ -109,7 +101,7 @@ class ReasoningGymTask(Task):
                 f" {', '.join(sorted(generators))}"
             )
         # Item i is drawn with seed + i: with these seeds no two draws have an item in common.
-        size = self._counts["train"]
+        size = self.counts["train"]
         fixed = {"seed": draw * size, "size": size}
         try:
             return package.create_dataset(self.generator, **{**self._parameters, **fixed})
@@ -118,11 +110,6 @@ class ReasoningGymTask(Task):
                 f"task.options.parameters: {self.generator!r} cannot be made with"
                 f" {self._parameters}: {error}"
             ) from error
-
-
-def _split(text: str) -> Split:
-    digest = hashlib.sha256(text.encode()).digest()
-    return "test" if digest[0] % TEST_SHARE == 0 else "train"
 
 
 def _package() -> ModuleType:

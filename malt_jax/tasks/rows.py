@@ -2,82 +2,105 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
+import re
+import unicodedata
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+from malt_jax import grading
+from malt_jax.config import TaskConfig
 from malt_jax.errors import UserError
 from malt_jax.tasks import sources
 from malt_jax.tasks.base import Question, Split, Task
-from malt_jax.tasks.duplicates import duplicates
-from malt_jax.tasks.row import Row
-from malt_jax.tasks.sources import array_records
 
 logger = logging.getLogger(__name__)
 
-
-class Published:
-    """A split as it is published.
-
-    Attributes:
-        questions: how many it has.
-        sources:   where they are, see malt_jax.tasks.sources; read one after another.
-        split:     its name there, and in a saved copy.
-    """
-
-    def __init__(self, questions: int, *sources: str) -> None:
-        self.questions = questions
-        self.sources = sources
-        self.split = sources[0].rpartition(":")[2]
+_INVISIBLE = re.compile(r"\\[,;:! ]|[\s$]")
+"""White space, LaTeX's spaces and dollar signs: they change no question."""
 
 
 @dataclass(frozen=True)
-class Data:
-    """Where a task's rows are, as the configuration says it under `task`.
+class Row:
+    """The fields of one row, and its place ("FILE:LINE") for error messages."""
 
-    Attributes:
-        train, test:     sources (see malt_jax.tasks.sources); None is the task's own on the hub.
-        array_records:   directory to write the rows into once and to read them from; None for none.
-        drop_duplicates: whether training questions that the test asks too are left out.
-    """
+    place: str
+    fields: Mapping[str, Any]
 
-    train: str | None = None
-    test: str | None = None
-    array_records: str | None = None
-    drop_duplicates: bool = True
+    def text(self, field: str) -> str:
+        """The text in a field. Raises UserError when it is empty or no text."""
+        value = self.value(field)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(field, f"must be text, got {_shorten(value)}")
+        return value
+
+    def number_or_text(self, field: str) -> str:
+        """The text or the number in a field, as text. Raises UserError for anything else."""
+        value = self.value(field)
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value == "":
+            raise self.error(field, f"must be text or a number, got {_shorten(value)}")
+        return str(value)
+
+    def value(self, field: str) -> Any:
+        """The value of a field. Raises UserError when the row has no such field."""
+        if field not in self.fields:
+            raise self.error(field, f"is missing; the row has {', '.join(self.fields) or 'none'}")
+        return self.fields[field]
+
+    def answer(self, field: str, kind: grading.Kind, answer: str) -> str:
+        """The canonical form of a reference answer. Raises UserError when it has none."""
+        canonical = grading.normalize(kind, answer)
+        if canonical is None:
+            raise self.error(field, f"must hold an answer of kind {kind!r}, got {_shorten(answer)}")
+        return canonical
+
+    def error(self, field: str, problem: str) -> UserError:
+        return UserError(f"{self.place}: field {field!r} {problem}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A split as it is published: the number of its questions, and its sources."""
+
+    questions: int
+    sources: tuple[str, ...]
+
+    @property
+    def split(self) -> str:
+        """Its name on the hub and in a saved copy."""
+        return self.sources[0].rpartition(":")[2]
 
 
 class RowsTask(Task):
-    """A task that reads rows from files, saved data sets, the hub or TensorFlow Datasets.
+    """A task that reads the rows of its configuration's sources, or else the published ones.
 
     Attributes:
-        train, test: the splits as they are published; None where only the user's own are read.
+        train, test: the published splits; None when there are only the user's own.
     """
 
     train: Published | None = None
     test: Published | None = None
 
-    def __init__(self, data: Data | None = None) -> None:
-        self.data = data or Data()
+    def __init__(self, config: TaskConfig | None = None) -> None:
+        self.config = config or TaskConfig()
         self._questions: dict[Split, Sequence[Question]] = {}
 
     @abstractmethod
     def question(self, index: int, row: Row) -> Question:
-        """The question that a row holds. Raises UserError, by `row.error`, for a bad row."""
+        """The question in a row. Raises UserError, from `row.error`, for a bad row."""
 
     def questions(self, split: Split) -> Sequence[Question]:
         if split not in self._questions:
             questions = self.all_questions(split)
-            if split == "train" and self.data.drop_duplicates and self._sources("test"):
+            if split == "train" and self.config.drop_duplicates and self._sources("test"):
                 questions = self._without_duplicates(questions)
             self._questions[split] = questions
         return self._questions[split]
 
     def all_questions(self, split: Split) -> list[Question]:
-        """The questions of a split, with those of the training that the test asks too.
+        """The questions of a split, with the training questions that the test asks too.
 
         Raises UserError as `questions` does.
         """
@@ -87,11 +110,11 @@ class RowsTask(Task):
                 f"the task {self.name!r} has no {split} questions of its own; name a file (JSON"
                 f" Lines or Parquet) with task.{split}=FILE"
             )
-        rows = self._recorded(split) if self.data.array_records else self._rows(split)
-        questions = [self.question(index, row) for index, row in enumerate(rows)]
+        published: Published | None = getattr(self, split)
+        rows = sources.read(named, f"task.{split}", published.split if published else split)
+        questions = [self._checked(index, Row(*row)) for index, row in enumerate(rows)]
         if not questions:
             raise UserError(f"{named[0]}: no questions; task.{split} needs some")
-        published = self._published(split)
         if published and named == published.sources and len(questions) != published.questions:
             raise UserError(
                 f"{', '.join(named)}: {len(questions)} rows, but {self.name} has"
@@ -100,49 +123,36 @@ class RowsTask(Task):
             )
         return questions
 
-    def _published(self, split: Split) -> Published | None:
-        return self.train if split == "train" else self.test
-
     def _sources(self, split: Split) -> tuple[str, ...]:
-        own = self.data.train if split == "train" else self.data.test
+        own: str | None = getattr(self.config, split)
+        published: Published | None = getattr(self, split)
         if own is not None:
             return (own,)
-        published = self._published(split)
         return published.sources if published else ()
 
-    def _rows(self, split: Split) -> Iterator[Row]:
-        published = self._published(split)
-        for source in self._sources(split):
-            yield from sources.read(
-                source, f"task.{split}", published.split if published else split
-            )
-
-    def _recorded(self, split: Split) -> Iterator[Row]:
-        """The rows as array_records, which are written when there are none of these sources."""
-        data_dir = Path(str(self.data.array_records))
-        config = f"{split}_{sources.fingerprint(self._sources(split))[:16]}"
-        directory = array_records.written(data_dir, self.name, config)
-        if not array_records.is_data_set(directory):
-            rows = list(self._rows(split))
-            for index, row in enumerate(rows):
-                self.question(index, row)  # what is wrong is said with the file and the line
-            if not rows:
-                return iter(())
-            fields = [row.fields for row in rows]
-            array_records.write_once(data_dir, self.name, config, split, fields)
-        return array_records.read_directory(directory, split)
+    def _checked(self, index: int, row: Row) -> Question:
+        """The question in a row. Raises UserError if its text cannot be written as UTF-8."""
+        question = self.question(index, row)
+        for text in (question.text, question.answer, *question.metadata.values()):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                near = text[max(0, error.start - 20) : error.end + 20]
+                raise UserError(
+                    f"{row.place}: a lone surrogate, {text[error.start]!r}, in {near!r}: it is"
+                    " half a character; correct the row or leave it out"
+                ) from error
+        return question
 
     def _without_duplicates(self, questions: list[Question]) -> list[Question]:
         found = duplicates(questions, self.questions("test"))
         if not found:
             return questions
-        first = [
-            f"{id} as test question {other}" for id, other in itertools.islice(found.items(), 5)
-        ]
+        first = [f"{id} as test question {other}" for id, other in list(found.items())[:5]]
+        listed = ", ".join(first if len(first) == len(found) else [*first, "..."])
         logger.info(
-            "%s: left out %d of %d training questions, as the test asks them too: %s",
-            *(self.name, len(found), len(questions)),
-            ", ".join([*first, "..."] if len(found) > len(first) else first),
+            f"{self.name}: left out {len(found)} of {len(questions)} training questions, as the"
+            f" test asks them too: {listed}"
         )
         left = [question for question in questions if question.id not in found]
         if not left:
@@ -151,3 +161,26 @@ class RowsTask(Task):
                 " ones with task.train, or keep them with task.drop_duplicates=false"
             )
         return left
+
+
+def duplicates(train: Sequence[Question], test: Sequence[Question]) -> dict[int, int]:
+    """Ids of training questions that the test asks too, each with the id of the test question."""
+    asked = {normalized(question.text): question.id for question in test}
+    found = ((question.id, asked.get(normalized(question.text))) for question in train)
+    return {id: other for id, other in found if other is not None}
+
+
+def normalized(text: str) -> str:
+    """A question's text for comparison with others.
+
+    Compatibility forms of characters become one (NFKC), and so do upper and lower case. White
+    space, dollar signs and punctuation at the end are left out.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return _INVISIBLE.sub("", text).rstrip(".?!:")
+
+
+def _shorten(value: object) -> str:
+    """A value for a message, in at most 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""Tasks by name, and what is said about options that do not fit."""
+"""Tasks by name, and the errors for options that do not fit."""
 
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ def test_tasks_without_prompts_of_their_own_have_the_default_ones():
         ({"name": "addition", "options": {"min_addends": 1}}, "2 <= min_addends <= max_addends"),
         ({"name": "addition", "options": {"low": 1, "high": 2}}, "too few problems"),
         ({"name": "addition", "train": "x.jsonl"}, "task.train: the task 'addition' generates"),
-        ({"name": "addition", "array_records": "x"}, "task.array_records: the task 'addition'"),
+        ({"name": "addition", "test": "x.jsonl"}, "task.test: the task 'addition' generates"),
         ({"name": "math", "options": {"test_split": "x"}}, "task.options.test_split: expected"),
-        ({"name": "gsm_symbolic", "options": {"data": "x"}}, "task.options.data"),
+        ({"name": "gsm_symbolic", "options": {"config": "x"}}, "task.options.config"),
         ({"name": "jsonl", "options": {"kind": "sentence"}}, "task.options.kind: expected"),
         ({"name": "jsonl", "options": {"train": "x"}}, "task.options.train"),
     ],

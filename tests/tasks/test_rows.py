@@ -1,4 +1,4 @@
-"""Data sets of rows: what becomes of good ones, and what is said about bad ones."""
+"""Tasks of rows: questions from good rows, errors for bad ones, duplicates."""
 
 import json
 from pathlib import Path
@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
+from malt_jax.config import TaskConfig
 from malt_jax.errors import UserError
 from malt_jax.tasks.base import Question
-from malt_jax.tasks.commonsense_qa import CommonsenseQaTask
-from malt_jax.tasks.gsm8k import Gsm8kTask
-from malt_jax.tasks.gsm_symbolic import GsmSymbolicTask
-from malt_jax.tasks.jsonl import JsonlTask
-from malt_jax.tasks.math import MathTask
-from malt_jax.tasks.rows import Data, RowsTask
-from malt_jax.tasks.svamp import SvampTask
+from malt_jax.tasks.data_sets import (
+    CommonsenseQaTask,
+    Gsm8kTask,
+    GsmSymbolicTask,
+    JsonlTask,
+    MathTask,
+    SvampTask,
+)
+from malt_jax.tasks.rows import RowsTask, duplicates, normalized
 
 GSM8K = {"question": "1 + 2?", "answer": "1 + 2 = <<1+2=3>>3\n#### 3"}
 MATH = {
@@ -34,7 +37,7 @@ def write(path: Path, *rows: dict[str, Any]) -> str:
 
 
 def only(task_type: type[RowsTask], path: Path, row: dict[str, Any]) -> Question:
-    (question,) = task_type(Data(test=write(path, row))).questions("test")
+    (question,) = task_type(TaskConfig(test=write(path, row))).questions("test")
     return question
 
 
@@ -82,7 +85,7 @@ def test_commonsense_qa_shows_its_choices(path: Path):
 def test_a_users_own_choices(path: Path, answer: str):
     file = write(path, {"text": "Is it?", "right": answer, "options": ["yes", "no"]})
     task = JsonlTask(
-        Data(train=file),
+        TaskConfig(train=file),
         question_field="text",
         answer_field="right",
         choices_field="options",
@@ -94,7 +97,7 @@ def test_a_users_own_choices(path: Path, answer: str):
 
 def test_a_users_own_texts(path: Path):
     task = JsonlTask(
-        Data(test=write(path, {"question": "River?", "answer": "The Nile"})), kind="text"
+        TaskConfig(test=write(path, {"question": "River?", "answer": "The Nile"})), kind="text"
     )
     (question,) = task.questions("test")
     assert task.equal(task.extract("Final Answer: the nile.") or "", question.answer)
@@ -102,7 +105,7 @@ def test_a_users_own_texts(path: Path):
 
 def test_ids_are_indices_and_blank_lines_are_none(path: Path):
     path.write_text(f"\ufeff{json.dumps(GSM8K)}\r\n\n{json.dumps(GSM8K)}", encoding="utf-8")
-    questions = Gsm8kTask(Data(test=str(path))).questions("test")
+    questions = Gsm8kTask(TaskConfig(test=str(path))).questions("test")
     assert [question.id for question in questions] == [0, 1]
 
 
@@ -119,6 +122,11 @@ def test_ids_are_indices_and_blank_lines_are_none(path: Path):
         (CommonsenseQaTask, {**CSQA, "answerKey": "F"}, "field 'answerKey' must be one of A, B"),
         (CommonsenseQaTask, {**CSQA, "choices": ["a"]}, "field 'choices' must hold `label`"),
         (JsonlTask, {"question": "?", "answer": None}, "must be text or a number, got None"),
+        (JsonlTask, {"question": "?", "answer": ""}, "field 'answer' must be text or a number"),
+        (JsonlTask, {"question": "?", "answer": " "}, "must hold an answer of kind 'number'"),
+        (JsonlTask, {"question": "", "answer": 1}, "field 'question' must be text, got ''"),
+        (JsonlTask, {"question": "a \ud83d b", "answer": 1}, "a lone surrogate, '\\ud83d', in 'a"),
+        (MathTask, {**MATH, "type": "\udcff"}, "a lone surrogate, '\\udcff'"),
     ],
 )
 def test_bad_rows_name_file_line_and_field(
@@ -128,7 +136,7 @@ def test_bad_rows_name_file_line_and_field(
     file = write(path, *([] if good is None else [good]), row)
     line = 1 if good is None else 2
     with pytest.raises(UserError) as error:
-        task(Data(test=file)).questions("test")
+        task(TaskConfig(test=file)).questions("test")
     assert str(error.value).startswith(f"{file}:{line}: {message}"[: len(f"{file}:{line}: ")])
     assert message in str(error.value)
 
@@ -145,7 +153,7 @@ def test_bad_rows_name_file_line_and_field(
 def test_bad_choices(path: Path, choices: list[Any], answer: str, message: str):
     file = write(path, {"question": "?", "answer": answer, "c": choices})
     with pytest.raises(UserError) as error:
-        JsonlTask(Data(test=file), choices_field="c", kind="letter").questions("test")
+        JsonlTask(TaskConfig(test=file), choices_field="c", kind="letter").questions("test")
     assert message in str(error.value)
 
 
@@ -168,13 +176,13 @@ def test_choices_need_letters():
 def test_files_that_are_no_rows(path: Path, content: bytes, message: str):
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
-        Gsm8kTask(Data(test=str(path))).questions("test")
+        Gsm8kTask(TaskConfig(test=str(path))).questions("test")
     assert f"{path}{message}" in str(error.value)
 
 
 def test_a_missing_file_says_what_to_put_where(tmp_path: Path):
     with pytest.raises(UserError, match=r"test.jsonl: cannot be read .* put the questions there"):
-        Gsm8kTask(Data(test=str(tmp_path / "test.jsonl"))).questions("test")
+        Gsm8kTask(TaskConfig(test=str(tmp_path / "test.jsonl"))).questions("test")
 
 
 def test_without_a_file_or_a_hub_the_error_says_which_file_to_name():
@@ -210,16 +218,44 @@ def test_training_questions_that_the_test_asks_are_left_out(
     train = sums(tmp_path / "train.jsonl", ("1 + 1?", 2), ("2 + 2?", 4), ("3 + 3?", 6))
     test = sums(tmp_path / "test.jsonl", ("9 + 9?", 18), ("2  +  2?\n", 4))
     with caplog.at_level("INFO"):
-        questions = JsonlTask(Data(train, test)).questions("train")
+        questions = JsonlTask(TaskConfig(train=train, test=test)).questions("train")
     assert [question.id for question in questions] == [0, 2]
     assert "left out 1 of 3 training questions" in caplog.text
     assert "1 as test question 1" in caplog.text
-    assert len(JsonlTask(Data(train, test)).questions("test")) == 2
-    assert len(JsonlTask(Data(train, test, drop_duplicates=False)).questions("train")) == 3
-    assert len(JsonlTask(Data(train)).questions("train")) == 3
+    assert len(JsonlTask(TaskConfig(train=train, test=test)).questions("test")) == 2
+    assert (
+        len(JsonlTask(TaskConfig(train=train, test=test, drop_duplicates=False)).questions("train"))
+        == 3
+    )
+    assert len(JsonlTask(TaskConfig(train=train)).questions("train")) == 3
 
 
 def test_a_test_that_is_the_training_is_an_error(path: Path):
     file = sums(path, ("1 + 1?", 2))
     with pytest.raises(UserError, match=r"asks all 1 training questions .*drop_duplicates=false"):
-        JsonlTask(Data(file, file)).questions("train")
+        JsonlTask(TaskConfig(train=file, test=file)).questions("train")
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("What is $1+1$?", "What is  $1 + 1$ ?\n"),
+        ("Find $ab\\,$.", "find $ab$"),
+        ("\uff32\uff4f\uff4f\uff54 of \u00bd", "root of 1\u20442"),
+    ],
+)
+def test_the_same_question(a: str, b: str):
+    assert normalized(a) == normalized(b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [("1 + 1?", "1 - 1?"), ("(0,1)", "[0,1)"), ("Is 0.5 > x?", "Is 05 > x?")]
+)
+def test_other_questions(a: str, b: str):
+    assert normalized(a) != normalized(b)
+
+
+def test_duplicates_map_training_to_test_ids():
+    train = [Question(id, text, "") for id, text in ((3, "A?"), (5, "b?"), (8, "c?"))]
+    test = [Question(id, text, "") for id, text in ((0, "C?"), (1, "a ?"))]
+    assert duplicates(train, test) == {3: 1, 8: 0}

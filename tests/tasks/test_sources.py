@@ -1,25 +1,26 @@
-"""The same rows from every kind of source, and what is said when a source is not there."""
+"""The same rows from every kind of source, and the errors for missing sources."""
 
 import json
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from malt_jax.config import TaskConfig
 from malt_jax.errors import UserError
-from malt_jax.tasks import Data, sources
-from malt_jax.tasks.commonsense_qa import CommonsenseQaTask
-from malt_jax.tasks.gsm8k import Gsm8kTask
-from malt_jax.tasks.gsm_symbolic import GsmSymbolicTask
-from malt_jax.tasks.math import MathTask
+from malt_jax.tasks import sources
+from malt_jax.tasks.data_sets import CommonsenseQaTask, Gsm8kTask, GsmSymbolicTask, MathTask
 from malt_jax.tasks.rows import RowsTask
-from malt_jax.tasks.sources import array_records, hub
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -42,7 +43,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def rows_of(source: str, split: str = "test") -> list[Any]:
-    return [row.fields for row in sources.read(source, "task.test", split)]
+    return [fields for _, fields in sources.read([source], "task.test", split)]
 
 
 def test_parquet(tmp_path: Path):
@@ -56,7 +57,6 @@ def test_files_that_match_a_pattern_are_read_by_name(tmp_path: Path):
 
 
 def test_saved_data_sets(tmp_path: Path):
-    datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
     splits = {"train": ROWS[:3], "validation": ROWS[3:]}
     saved = {split: datasets.Dataset.from_list(rows) for split, rows in splits.items()}
@@ -65,34 +65,72 @@ def test_saved_data_sets(tmp_path: Path):
     assert rows_of(f"{tmp_path}/one") == ROWS
     assert rows_of(f"{tmp_path}/several:validation") == ROWS[3:]
     several = str(tmp_path / "several")
-    task = CommonsenseQaTask(Data(several, several))
+    task = CommonsenseQaTask(TaskConfig(train=several, test=several))
     assert len(task.questions("train")) == 3
     assert len(task.questions("test")) == 2
     with pytest.raises(UserError, match=r"no split 'test'; name one of .* train, validation"):
         rows_of(several)
 
 
-def test_array_records_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("tensorflow_datasets")
-    train, test = (write_jsonl(tmp_path / name, ROWS[i:][:3]) for i, name in ((0, "a"), (2, "b")))
-    plain = CommonsenseQaTask(Data(train, test))
-    recorded = Data(train, test, str(tmp_path / "records"))
-    assert CommonsenseQaTask(recorded).questions("train") == plain.questions("train")
-    assert CommonsenseQaTask(recorded).questions("test") == plain.questions("test")
+def write_array_records(data_dir: Path, rows: list[dict[str, Any]]) -> Path:
+    """Writes the data set `toy`, with the split `test`, as TensorFlow Datasets stores it."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    text = tfds.features.Text()
+    choices = {"label": tfds.features.Sequence(text), "text": tfds.features.Sequence(text)}
+    features = tfds.features.FeaturesDict(
+        {"question": text, "choices": choices, "answerKey": text, "number": np.float64}
+    )
 
-    with monkeypatch.context() as patch:
-        patch.setattr(array_records, "write_once", None)
-        assert CommonsenseQaTask(recorded).questions("test") == plain.questions("test")
-    write_jsonl(Path(test), ROWS[4:])
-    assert len(CommonsenseQaTask(recorded).questions("test")) == 1
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "toy"
+        VERSION = "1.0.0"
 
-    (directory,) = tmp_path.glob("records/commonsense_qa/train_*/1.0.0")
-    assert rows_of(f"{directory}:train") == ROWS[:3]
-    with pytest.raises(UserError, match="no split 'test'; name one of its splits, train"):
-        rows_of(str(directory))
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+        def _split_generators(self, downloads: Any) -> dict[str, Any]:
+            return {"test": self._generate_examples()}
+
+        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+            yield from enumerate(rows)
+
+    Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    return data_dir / "toy" / "1.0.0"
 
 
-@pytest.mark.parametrize("key", array_records.CLASS_KEYS)
+def test_data_sets_of_tensorflow_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [{**row, "number": 1.5} for row in ROWS]
+    directory = write_array_records(tmp_path, rows)
+    assert rows_of(f"{directory}:test") == rows_of(str(directory)) == rows
+    (question, *_) = CommonsenseQaTask(TaskConfig(test=f"{directory}:test")).questions("test")
+    assert question.text.startswith("Is it “0”?\nA. 00")
+    with pytest.raises(UserError, match="no split 'train'; name one of its splits, test"):
+        rows_of(str(directory), "train")
+
+    monkeypatch.setattr(sources, "_unreachable", lambda site: "no network")
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    assert rows_of("tfds:toy:test") == rows
+    with pytest.raises(UserError, match="tfds:math_qa:test cannot be loaded: no network; put its"):
+        rows_of("tfds:math_qa:test")
+
+
+def test_bytes_that_are_no_text_are_an_error(tmp_path: Path):
+    directory = write_array_records(tmp_path, [{**ROWS[0], "question": b"caf\xe9", "number": 1.5}])
+    with pytest.raises(UserError, match=r":test, row 1: a lone surrogate, .* in 'caf"):
+        CommonsenseQaTask(TaskConfig(test=f"{directory}:test")).questions("test")
+
+
+def test_array_records_are_read_without_tensorflow(tmp_path: Path):
+    directory = write_array_records(tmp_path, [{**ROWS[0], "number": 1.5}])
+    program = (
+        "import sys; from malt_jax.tasks import sources;"
+        " (row,) = sources.read([sys.argv[1]], 'task.test', 'test');"
+        " assert row[1]['number'] == 1.5; assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(directory)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("key", sources.CLASS_KEYS)
 def test_features_cannot_name_other_modules(key: str, tmp_path: Path):
     pytest.importorskip("tensorflow_datasets")
     features = {"featuresDict": {"features": [{key: "antigravity.Feature"}]}}
@@ -102,32 +140,6 @@ def test_features_cannot_name_other_modules(key: str, tmp_path: Path):
     ):
         rows_of(str(tmp_path))
     assert "antigravity" not in sys.modules
-
-
-def test_bad_rows_are_not_written_and_name_their_line(tmp_path: Path):
-    pytest.importorskip("tensorflow_datasets")
-    test = write_jsonl(tmp_path / "rows.jsonl", [*ROWS, {**ROWS[0], "answerKey": "F"}])
-    with pytest.raises(UserError, match=r"rows\.jsonl:6: field 'answerKey'"):
-        CommonsenseQaTask(Data(test=test, array_records=str(tmp_path / "r"))).questions("test")
-    assert not list(tmp_path.glob("r/**/*.array_record*"))
-
-
-def test_rows_that_differ_cannot_be_array_records(tmp_path: Path):
-    pytest.importorskip("tensorflow_datasets")
-    test = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], {**ROWS[1], "id": 7}])
-    with pytest.raises(UserError, match="row 2 has other fields than row 1"):
-        CommonsenseQaTask(Data(test=test, array_records=str(tmp_path / "r"))).questions("test")
-
-
-def test_array_records_do_without_tensorflow(tmp_path: Path):
-    pytest.importorskip("tensorflow_datasets")
-    program = (
-        "import sys; from malt_jax.tasks.sources import array_records as a; from pathlib import"
-        " Path; d = a.write_once(Path(sys.argv[1]), 'x', 'y', 'test', [{'q': 'é', 'n': 1.5}]);"
-        " assert [row.fields for row in a.read_directory(d, 'test')] == [{'q': 'é', 'n': 1.5}];"
-        " assert 'tensorflow' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=60)
 
 
 HUB = {
@@ -140,7 +152,6 @@ HUB = {
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the hub is asked for; it has one row in everything."""
-    datasets = pytest.importorskip("datasets")
     asked = []
 
     def load_dataset(dataset: str, config: str | None, split: str) -> list[dict[str, Any]]:
@@ -149,7 +160,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return [{**ROWS[0], **math, "answer": "#### 3"}]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(hub, "answers", lambda endpoint: True)
+    monkeypatch.setattr(sources, "_unreachable", lambda site: None)
     return asked
 
 
@@ -171,33 +182,53 @@ def test_math_comes_in_seven_parts_and_math_500_in_one(asked: list[str]):
 
 
 def test_another_data_set_on_the_hub_may_have_any_size(asked: list[str]):
-    task = Gsm8kTask(Data(test="hub:someone/sums/hard:validation"))
+    task = Gsm8kTask(TaskConfig(test="hub:someone/sums/hard:validation"))
     assert len(task.questions("test")) == 1
     assert asked == ["someone/sums hard validation"]
 
 
-@pytest.mark.parametrize("source", ["hub:openai/gsm8k/main:test", "tfds:huggingface:a__b:test"])
-def test_without_network_it_fails_fast_and_names_the_file_to_give(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    pytest.importorskip("datasets")
-    pytest.importorskip("tensorflow_datasets")
+GSM8K_FILE = "https://huggingface.co/api/datasets/openai/gsm8k/parquet/main/test/0.parquet"
+MATH_FILES = "https://huggingface.co/api/datasets/EleutherAI/hendrycks_math/parquet"
 
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def unresolved(*args: object, **options: object) -> None:
         raise socket.gaierror("Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unresolved)
-    monkeypatch.setattr(hub, "_offline", lambda: False)
+    for module in (huggingface_hub.constants, datasets.config):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("source", ["hub:openai/gsm8k/main:test", "tfds:huggingface:a__b:test"])
+def test_without_network_a_source_fails_fast(source: str):
+    if source.startswith("tfds:"):
+        pytest.importorskip("tensorflow_datasets")
     start = time.monotonic()
     with pytest.raises(UserError) as error:
         rows_of(source)
     assert time.monotonic() - start < 5
-    assert str(error.value).startswith(f"{source} cannot be had: ")
-    assert "is out of reach" in str(error.value)
+    problem = "https://huggingface.co does not answer, and no copy is cached; "
+    assert str(error.value).startswith(f"{source} cannot be loaded: {problem}")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_network_the_error_names_the_files_to_download():
+    with pytest.raises(UserError) as error:
+        Gsm8kTask().questions("test")
     assert str(error.value).endswith(
-        "put its rows, with its own names of the fields, into a JSON Lines or Parquet file and"
-        " name that with task.test=FILE"
+        "; download this file elsewhere, copy it here, and name it with task.test=FILE:"
+        f"\n  {GSM8K_FILE}"
     )
+    with pytest.raises(UserError) as error:
+        MathTask().questions("train")
+    assert "copy them into one directory, and name them with task.train='DIRECTORY/*.parquet':" in (
+        str(error.value)
+    )
+    assert str(error.value).count("/train/0.parquet") == 7
+    assert str(error.value).endswith(f"\n  {MATH_FILES}/precalculus/train/0.parquet")
 
 
 @pytest.mark.parametrize(
@@ -206,8 +237,8 @@ def test_without_network_it_fails_fast_and_names_the_file_to_give(
         ("hub:gsm8k:test", "write hub:OWNER/NAME:SPLIT"),
         ("hub:openai/gsm8k", "write hub:OWNER/NAME:SPLIT"),
         ("tfds:mnist", "write tfds:NAME:SPLIT"),
-        ("{tmp}", "no data set saved by `datasets`"),
-        ("{tmp}/x*.jsonl", "there are no such files"),
+        ("{tmp}", "neither `datasets` nor TensorFlow Datasets saved a data set there"),
+        ("{tmp}/x*.jsonl", "no file matches; put the questions there"),
         ("{tmp}/x.parquet", "cannot be read (No such file or directory); put the questions there"),
         ("{tmp}/bad.parquet", "not a Parquet file"),
     ],
@@ -219,10 +250,11 @@ def test_sources_that_are_none(source: str, message: str, tmp_path: Path):
     assert message in str(error.value)
 
 
-def test_a_fingerprint_is_one_of_contents(tmp_path: Path):
-    path = write_jsonl(tmp_path / "rows", ROWS)
-    first = sources.fingerprint([path])
-    assert sources.fingerprint([path]) == first
-    write_jsonl(tmp_path / "rows", ROWS[1:])
-    assert sources.fingerprint([path]) != first
-    assert sources.fingerprint(["hub:a/b:test"]) != sources.fingerprint(["hub:a/b:train"])
+def test_the_libraries_of_data_sets_are_imported_only_for_them(tmp_path: Path):
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"question": "1 + 1?", "answer": "#### 2"}])
+    program = (
+        "import sys; from malt_jax.tasks.__main__ import main; main(sys.argv[1:]);"
+        " sys.exit(not {'datasets', 'tensorflow_datasets', 'jax'}.isdisjoint(sys.modules))"
+    )
+    options = ["task.name=gsm8k", f"task.train={file}", f"task.test={file}"]
+    subprocess.run([sys.executable, "-c", program, *options], check=True, timeout=60)

@@ -114,7 +114,7 @@ def test_gpus_of_n1_machines_are_named(cloud: Cloud) -> None:
 
 def test_the_job_installs_and_trains(cloud: Cloud) -> None:
     overrides = ["task.options={question_field: q}", "model.name=it's $HOME/`x`"]
-    cloud.configure(overrides, BATCH_CUDA="cuda13", EXTRAS="data", BATCH_MAX_HOURS="5")
+    cloud.configure(overrides, BATCH_CUDA="cuda13", EXTRAS="tfds", BATCH_MAX_HOURS="5")
     job = submitted(cloud)
     task = job["taskGroups"][0]["taskSpec"]
     assert task["maxRunDuration"] == "18000s"
@@ -131,7 +131,7 @@ def test_the_job_installs_and_trains(cloud: Cloud) -> None:
         check=True,
     )
     install, train = [line.split("\0")[:-1] for line in done.stdout.splitlines()]
-    assert install[0] == "install" and install[-1] == "cuda13,data"
+    assert install[0] == "install" and install[-1] == "cuda13,tfds"
     assert install[2].startswith("malt_jax-") and install[2].endswith(".tar.gz")
     assert train == ["train", "/mnt/malt/runs/first", f"{home}/malt/first.yaml", *overrides]
 

@@ -108,13 +108,13 @@ def test_setup_copies_the_commit_and_what_it_needs(cloud: Cloud) -> None:
 def test_setup_with_a_wheel(cloud: Cloud) -> None:
     wheel = cloud.checkout / "malt_jax-0.1.0-py3-none-any.whl"
     wheel.write_bytes(b"wheel")
-    cloud.configure(WHEEL=wheel.name, EXTRAS="data,tensorboard", SHARED="10.0.0.2:/malt")
+    cloud.configure(WHEEL=wheel.name, EXTRAS="tfds,tensorboard", SHARED="10.0.0.2:/malt")
     cloud.rule("tpu-vm describe", "READY")
     assert cloud.run("setup.sh").returncode == 0
     first = cloud.commands()
     assert wheel.name in first[1]
     assert shlex.split(first[2][-2])[-2:] == ["10.0.0.2:/malt", "/mnt/malt"]
-    assert first[-1][-2].endswith(f" {wheel.name} tpu,data,tensorboard")
+    assert first[-1][-2].endswith(f" {wheel.name} tpu,tfds,tensorboard")
     # Another wheel of the same name is another version.
     wheel.write_bytes(b"other")
     cloud.run("setup.sh")

@@ -1,9 +1,8 @@
-"""Questions that are made when they are looked at."""
+"""Generated questions are computed on access."""
 
 import pytest
 
-from malt_jax.tasks.base import Question
-from malt_jax.tasks.generated import GeneratedQuestions
+from malt_jax.tasks.base import GeneratedQuestions, Question
 
 
 def test_it_is_a_sequence_that_makes_only_what_is_asked_for():

@@ -1,0 +1,259 @@
+"""Sources of rows: files, saved data sets, the Hugging Face hub, TensorFlow Datasets.
+
+`task.train` and `task.test` name a source as one text:
+
+    questions.jsonl, questions.parquet      a file; with * in its name, all matching files by name
+    DIRECTORY or DIRECTORY:SPLIT            saved by `datasets` or written by TensorFlow Datasets
+    hub:OWNER/NAME[/CONFIG]:SPLIT           a data set on the Hugging Face hub
+    tfds:NAME[/CONFIG]:SPLIT                a data set that TensorFlow Datasets knows by name
+
+`datasets` and TensorFlow Datasets are imported only where a source needs them.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from malt_jax.errors import UserError
+from malt_jax.files import read_json_object
+from malt_jax.json_lines import read_json_lines
+
+NamedRow = tuple[str, Mapping[str, Any]]
+"""A row's place, for error messages, and its fields."""
+
+SECONDS_TO_ANSWER = 5.0
+"""A site that gives no answer in this time counts as unreachable."""
+STORAGE = "https://storage.googleapis.com"
+"""Serves TensorFlow Datasets' copies; its downloader retries for minutes without a network."""
+CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+"""Keys of features.json whose value names a Python class."""
+
+
+def read(sources: Sequence[str], field: str, default_split: str) -> Iterator[NamedRow]:
+    """The rows of some sources, one source after another.
+
+    field:         the configuration's field that names the sources, for error messages.
+    default_split: split of a directory whose source names none.
+
+    Raises UserError for a source that cannot be read; it says which file to put where.
+    """
+    for source in sources:
+        name, _, split = source.rpartition(":")
+        directory = Path(name or source)
+        if source.startswith("hub:"):
+            yield from _read_hub(source, field, sources)
+        elif source.startswith("tfds:"):
+            yield from _read_tfds(source, field)
+        elif directory.is_dir():
+            yield from _read_directory(directory, split if name else default_split, field)
+        else:
+            yield from _read_files(source, field)
+
+
+def _read_files(pattern: str, field: str) -> Iterator[NamedRow]:
+    paths = [Path(pattern)]
+    if glob.has_magic(pattern) and not paths[0].exists():
+        paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+        if not paths:
+            raise UserError(f"{field}={pattern}: no file matches; put the questions there")
+    for path in paths:
+        try:
+            if path.suffix == ".parquet":
+                with path.open("rb") as opened:
+                    rows = pyarrow.parquet.ParquetFile(opened).read().to_pylist()
+                yield from _numbered(rows, path)
+            else:
+                yield from read_json_lines(path)
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: not a Parquet file: {_first_line(error)}") from error
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror or error}); put the questions there as"
+                f" JSON Lines or Parquet, or name another file with {field}=FILE"
+            ) from error
+
+
+def _read_directory(directory: Path, split: str, field: str) -> Iterator[NamedRow]:
+    """A data set that `datasets` saved, or that TensorFlow Datasets wrote as array_records."""
+    if (directory / "features.json").is_file():
+        tfds = _import_tfds(directory)
+        _check_features(directory / "features.json")
+        try:
+            builder = tfds.builder_from_directory(directory)
+            splits = {name: builder.as_data_source(name) for name in builder.info.splits}
+        except Exception as error:  # of its own checks, of JSON, of the file system
+            raise UserError(
+                f"{directory}: cannot be read by index ({_first_line(error)}); TensorFlow Datasets"
+                " must have written it with file_format='array_record'"
+            ) from error
+    elif any((directory / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        import datasets
+
+        try:
+            saved = datasets.load_from_disk(str(directory))
+        except Exception as error:  # of Arrow, JSON or the file system
+            raise UserError(f"{directory}: not a saved data set: {_first_line(error)}") from error
+        splits = saved if isinstance(saved, datasets.DatasetDict) else {split: saved}
+    else:
+        raise UserError(
+            f"{directory} is a directory, but neither `datasets` nor TensorFlow Datasets saved a"
+            f" data set there; name the files in it with {field}='{directory}/*.jsonl'"
+        )
+    if split not in splits:
+        raise UserError(
+            f"{directory} has no split {split!r}; name one of its splits, {', '.join(splits)}, as"
+            f" {directory}:SPLIT"
+        )
+    yield from _numbered(map(_plain, splits[split]), f"{directory}:{split}")
+
+
+def _read_hub(source: str, field: str, sources: Sequence[str]) -> Iterator[NamedRow]:
+    dataset, config, split = _hub_parts(source, field)
+    import datasets
+
+    unreachable = _go_offline_unless_reachable()
+    try:
+        rows = datasets.load_dataset(dataset, config, split=split)
+    except Exception as error:  # of several libraries
+        raise UserError(
+            f"{source} cannot be loaded: {unreachable or _first_line(error)};"
+            f" {_download_by_hand(sources, field)}"
+        ) from error
+    yield from _numbered(rows, source)
+
+
+def _read_tfds(source: str, field: str) -> Iterator[NamedRow]:
+    path, colon, split = source.removeprefix("tfds:").rpartition(":")
+    if not (colon and path and split):
+        raise UserError(f"{field}={source}: write tfds:NAME:SPLIT or tfds:NAME/CONFIG:SPLIT")
+    tfds = _import_tfds(source)
+    on_hub = path.startswith("huggingface:")
+    unreachable = _go_offline_unless_reachable() if on_hub else _unreachable(STORAGE)
+    try:
+        examples = tfds.data_source(path, split=split, download=unreachable is None)
+    except Exception as error:  # of many libraries, as names lead to many sites
+        raise UserError(
+            f"{source} cannot be loaded: {unreachable or _first_line(error)}; put its rows, with"
+            " their field names, into a JSON Lines or Parquet file, and name the file with"
+            f" {field}=FILE"
+        ) from error
+    yield from _numbered(map(_plain, examples), source)
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]], source: object) -> Iterator[NamedRow]:
+    return ((f"{source}, row {number}", fields) for number, fields in enumerate(rows, start=1))
+
+
+def _plain(example: Mapping[str, Any]) -> dict[str, Any]:
+    """An example with text for bytes, lists for arrays, and Python's numbers for NumPy's.
+
+    Bytes that are not UTF-8 become lone surrogates, which a question must not hold.
+    """
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value.decode(errors="surrogateescape")
+        return value.tolist() if hasattr(value, "tolist") else str(value)
+
+    plain: dict[str, Any] = json.loads(json.dumps(example, default=convert))
+    return plain
+
+
+def _check_features(path: Path) -> None:
+    """Raises UserError for features of classes that are not TensorFlow Datasets' own.
+
+    TensorFlow Datasets imports the module of every class that is named, which runs its code.
+    """
+    try:
+        values: list[Any] = [read_json_object(path)]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    while values:
+        value = values.pop()
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            if isinstance(item, (dict, list)):
+                values.append(item)
+            elif key in CLASS_KEYS and not str(item).startswith("tensorflow_datasets."):
+                raise UserError(f"{path}: {key} {item!r} is no class of TensorFlow Datasets")
+
+
+def _import_tfds(source: object) -> ModuleType:
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(
+            f"{source} needs the packages tensorflow-datasets and importlib_resources"
+            f" ({error}); install them: make install EXTRAS=tfds"
+        ) from error
+    return tensorflow_datasets
+
+
+def _hub_parts(source: str, field: str) -> tuple[str, str | None, str]:
+    """Data set, configuration and split of hub:OWNER/NAME[/CONFIG]:SPLIT."""
+    path, colon, split = source.removeprefix("hub:").rpartition(":")
+    owner, *rest = path.split("/")
+    if not (colon and split and owner and 1 <= len(rest) <= 2 and all(rest)):
+        raise UserError(
+            f"{field}={source}: write hub:OWNER/NAME:SPLIT or hub:OWNER/NAME/CONFIG:SPLIT"
+        )
+    return f"{owner}/{rest[0]}", rest[1] if len(rest) == 2 else None, split
+
+
+def _go_offline_unless_reachable() -> str | None:
+    """Switches the hub's client to its cache if the hub does not answer; says so, else None.
+
+    Without this the client retries every request for half a minute.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    problem = None if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+    if problem:
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    return problem
+
+
+def _unreachable(site: str) -> str | None:
+    """A sentence for errors if a site gives no answer within SECONDS_TO_ANSWER, else None."""
+    try:
+        request = urllib.request.Request(site, method="HEAD")
+        urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER).close()
+    except urllib.error.HTTPError:
+        return None  # an answer, though an unfriendly one
+    except OSError:
+        return f"{site} does not answer, and no copy is cached"
+    return None
+
+
+def _download_by_hand(sources: Sequence[str], field: str) -> str:
+    """Advice that names the Parquet file of every source on the hub."""
+    from huggingface_hub import constants
+
+    files = []
+    for source in sources:
+        dataset, config, split = _hub_parts(source, field)
+        parquet = f"parquet/{config or 'default'}/{split}/0.parquet"
+        files.append(f"{constants.ENDPOINT}/api/datasets/{dataset}/{parquet}")
+    if len(files) == 1:
+        advice = f"download this file elsewhere, copy it here, and name it with {field}=FILE:"
+    else:
+        advice = (
+            "download these files elsewhere, copy them into one directory, and name them with"
+            f" {field}='DIRECTORY/*.parquet':"
+        )
+    return "\n  ".join([advice, *files])
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
