@@ -11,10 +11,9 @@ import re
 from functools import lru_cache
 from typing import Literal, get_args
 
-from malt_jax.grading import answer_equality, extraction
+from malt_jax.grading import equality, extraction
+from malt_jax.grading.canonical import format_number, normalize_latex, parse_number
 from malt_jax.grading.extraction import MAX_ANSWER, MAX_REPLY, last_boxed
-from malt_jax.grading.latex import normalize_latex
-from malt_jax.grading.rationals import format_number, parse_number
 
 __all__ = ["KINDS", "MAX_REPLY", "Kind", "equal", "extract", "last_boxed", "normalize"]
 
@@ -77,4 +76,4 @@ def equal(kind: Kind, a: str, b: str) -> bool:
 
 @lru_cache(maxsize=100_000)
 def _equal_latex(a: str, b: str) -> bool:
-    return answer_equality.equal(a, b) is True
+    return equality.equal(a, b)

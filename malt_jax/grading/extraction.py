@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from malt_jax.grading.rationals import find_numbers, read_number
-from malt_jax.grading.units import SCALES
+from malt_jax.grading.canonical import find_numbers, read_number
+from malt_jax.grading.quantities import SCALES
 
 MAX_REPLY = 20_000
 """Characters at the end of a reply in which the answer is looked for."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malt_jax.grading import KINDS, Kind, equal, extract, last_boxed, normalize
-from malt_jax.grading.rationals import format_number, parse_number
+from malt_jax.grading.canonical import format_number, parse_number
 
 NUMBERS = {
     # the final-answer line

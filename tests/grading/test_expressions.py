@@ -1,9 +1,9 @@
-"""What the grammar refuses."""
+"""Texts that the grammar refuses."""
 
 import pytest
 
-from malt_jax.grading.expression_reader import read
 from malt_jax.grading.expressions import Unreadable
+from malt_jax.grading.expressions import read_expression as read
 
 
 @pytest.mark.parametrize(

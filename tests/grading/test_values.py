@@ -8,9 +8,9 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_jax.grading.expression_equality import equal, proportional
-from malt_jax.grading.expression_reader import read
 from malt_jax.grading.expressions import TooLarge
+from malt_jax.grading.expressions import read_expression as read
+from malt_jax.grading.values import equal, proportional
 
 numbers = st.integers(0, 50).map(lambda value: (str(value), Fraction(value)))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from malt_jax.grading.units import canonical_unit
+from malt_jax.grading.quantities import canonical_unit
 
 
 @pytest.mark.parametrize(
