@@ -38,10 +38,11 @@ class HuggingFaceDirectory:
         path = self.path / CONFIG
         if not path.is_file():
             raise UserError(f"{path}: not found; a checkpoint directory needs a {CONFIG}")
+        fields = read_json_object(path)
         try:
-            return LlamaConfig.from_huggingface(read_json_object(path))
+            return LlamaConfig.from_huggingface(fields)
         except UserError as error:
-            raise UserError(f"{self.path}: {error}") from error
+            raise UserError(f"{path}: {error}") from error
 
     def tokenizer(self) -> Tokenizer:
         """See `load_tokenizer`."""

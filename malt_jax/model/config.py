@@ -14,6 +14,17 @@ from malt_jax.errors import UserError
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
+# Far above every published model; larger numbers in a config.json are mistakes or attacks.
+_LARGEST_WIDTH = 1_000_000
+_LARGEST = {
+    "num_hidden_layers": 10_000,
+    "num_attention_heads": 10_000,
+    "head_dim": 10_000,
+    "vocab_size": 100_000_000,
+    "max_position_embeddings": 2**31 - 1,
+    "original_max_position_embeddings": 2**31 - 1,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Llama3RopeScaling:
@@ -23,6 +34,13 @@ class Llama3RopeScaling:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise UserError(
+                f"the rope scaling's low_freq_factor ({self.low_freq_factor}) is not below its"
+                f" high_freq_factor ({self.high_freq_factor})"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,44 +98,37 @@ class LlamaConfig:
 
     @classmethod
     def from_huggingface(cls, fields: Mapping[str, Any]) -> LlamaConfig:
-        """Reads the fields of a config.json.
+        """Reads the fields of a config.json, which are not trusted.
 
-        Raises UserError for an architecture or a rope type that is not implemented, naming it, for
-        an option of the format that the model does not implement, and for a missing field.
+        Raises UserError, naming the field, for an architecture, a rope type or an option that is
+        not implemented, for a missing field, and for a value of the wrong kind or out of bounds.
         """
         model_type = fields.get("model_type")
-        if model_type not in ARCHITECTURES:
+        if model_type not in [*ARCHITECTURES]:
             raise UserError(
-                f"config.json: model_type {model_type!r} is not supported; supported are"
+                f"model_type {model_type!r:.80} is not supported; supported are"
                 f" {', '.join(ARCHITECTURES)}"
             )
         _refuse_unimplemented(fields, model_type)
-        try:
-            num_heads = int(fields["num_attention_heads"])
-            d_model = int(fields["hidden_size"])
-            theta, scaling = _rope(fields)
-            return cls(
-                vocab_size=int(fields["vocab_size"]),
-                d_model=d_model,
-                num_layers=int(fields["num_hidden_layers"]),
-                num_heads=num_heads,
-                num_kv_heads=int(fields.get("num_key_value_heads") or num_heads),
-                head_dim=int(fields.get("head_dim") or d_model // num_heads),
-                d_ff=int(fields["intermediate_size"]),
-                rope_theta=theta,
-                rope_scaling=scaling,
-                norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
-                tie_embeddings=bool(fields.get("tie_word_embeddings", False)),
-                attention_bias=model_type == "qwen2",
-                max_positions=int(fields.get("max_position_embeddings", 2048)),
-                model_type=model_type,
-            )
-        except KeyError as missing:
-            raise UserError(f"config.json: the field {missing} is missing") from None
-        except (TypeError, ValueError) as wrong:
-            raise UserError(
-                f"config.json: a field has a value of the wrong kind: {wrong}"
-            ) from None
+        num_heads = _whole(fields, "num_attention_heads")
+        d_model = _whole(fields, "hidden_size")
+        theta, scaling = _rope(fields)
+        return cls(
+            vocab_size=_whole(fields, "vocab_size"),
+            d_model=d_model,
+            num_layers=_whole(fields, "num_hidden_layers"),
+            num_heads=num_heads,
+            num_kv_heads=_whole(fields, "num_key_value_heads", num_heads),
+            head_dim=_whole(fields, "head_dim", d_model // num_heads),
+            d_ff=_whole(fields, "intermediate_size"),
+            rope_theta=theta,
+            rope_scaling=scaling,
+            norm_eps=_positive(fields, "rms_norm_eps", 1e-6),
+            tie_embeddings=bool(fields.get("tie_word_embeddings", False)),
+            attention_bias=model_type == "qwen2",
+            max_positions=_whole(fields, "max_position_embeddings", 2048),
+            model_type=model_type,
+        )
 
     def to_huggingface(self) -> dict[str, Any]:
         """The fields of a config.json that transformers reads back to the same model."""
@@ -169,29 +180,56 @@ class Llama:
 def _refuse_unimplemented(fields: Mapping[str, Any], model_type: str) -> None:
     activation = fields.get("hidden_act", "silu")
     if activation != "silu":
-        raise UserError(f"config.json: hidden_act {activation!r} is not supported, only 'silu'")
+        raise UserError(f"hidden_act {activation!r:.80} is not supported, only 'silu'")
     switches = ["use_sliding_window", "mlp_bias"]
     if model_type == "llama":
         switches.append("attention_bias")
     for switch in switches:
         if fields.get(switch):
-            raise UserError(f"config.json: {switch}=true is not supported for {model_type!r}")
+            raise UserError(f"{switch}=true is not supported for {model_type!r}")
 
 
 def _rope(fields: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
     """Rotary base and scaling, from `rope_parameters` (newer files) or from the older fields."""
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0)))
+    if not isinstance(rope, dict):
+        raise UserError(f"the rope scaling is of the wrong kind: {rope!r:.80} is not an object")
+    theta = _positive(rope if "rope_theta" in rope else fields, "rope_theta", 10_000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind != "llama3":
         raise UserError(
-            f"config.json: rope type {kind!r} is not supported; supported are 'default', 'llama3'"
+            f"rope type {kind!r:.80} is not supported; supported are 'default', 'llama3'"
         )
     return theta, Llama3RopeScaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_positions=int(rope["original_max_position_embeddings"]),
+        factor=_positive(rope, "factor"),
+        low_freq_factor=_positive(rope, "low_freq_factor"),
+        high_freq_factor=_positive(rope, "high_freq_factor"),
+        original_max_positions=_whole(rope, "original_max_position_embeddings"),
     )
+
+
+def _whole(fields: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A number that counts something. null stands for the default, as in transformers."""
+    value = _stated(fields, name, default)
+    return int(_bounded(name, value, (int,), 1, _LARGEST.get(name, _LARGEST_WIDTH)))
+
+
+def _positive(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    value = _stated(fields, name, default)
+    return float(_bounded(name, value, (int, float), 1e-12, 1e12))
+
+
+def _stated(fields: Mapping[str, Any], name: str, default: Any) -> Any:
+    if default is None and name not in fields:
+        raise UserError(f"the field {name!r} is missing")
+    return default if fields.get(name) is None else fields[name]
+
+
+def _bounded(name: str, value: Any, kinds: tuple[type, ...], least: float, most: float) -> Any:
+    if type(value) not in kinds:
+        raise UserError(f"{name} is of the wrong kind: expected a number, got {value!r:.80}")
+    if not least <= value <= most:
+        raise UserError(f"{name} must be from {least:g} to {most:g}, got {value!r:.80}")
+    return value

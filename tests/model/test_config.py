@@ -1,6 +1,7 @@
 """Configurations from and to Hugging Face's config.json."""
 
 import dataclasses
+import re
 
 import pytest
 import transformers
@@ -84,6 +85,45 @@ def test_transformers_reads_what_is_written(model_type: str) -> None:
 def test_what_is_not_implemented_is_an_error_that_names_it(change: dict, named: str) -> None:
     with pytest.raises(UserError, match=named):
         LlamaConfig.from_huggingface({**LLAMA_31_8B, **change})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_hidden_layers", 1_000_000),
+        ("num_hidden_layers", "32"),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", [32]),
+        ("num_attention_heads", True),
+        ("num_key_value_heads", 0),
+        ("num_key_value_heads", -8),
+        ("head_dim", 0.5),
+        ("hidden_size", float("inf")),
+        ("hidden_size", 10**400),
+        ("intermediate_size", {}),
+        ("vocab_size", 10**18),
+        ("max_position_embeddings", 2**64),
+        ("rms_norm_eps", 0.0),
+        ("rms_norm_eps", "1e-5"),
+        ("rope_theta", float("nan")),
+        ("rope_theta", float("inf")),
+        ("model_type", ["llama"]),
+    ],
+)
+def test_a_value_out_of_bounds_is_named(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"{name} .*{re.escape(repr(value)[:20])}"):
+        LlamaConfig.from_huggingface({**LLAMA_31_8B, name: value})
+
+
+@pytest.mark.parametrize(
+    "change", [{"factor": 0}, {"factor": float("nan")}, {"low_freq_factor": 4.0}, {"factor": None}]
+)
+def test_rope_scaling_has_bounds(change: dict) -> None:
+    scaling = {**LLAMA_31_8B["rope_scaling"], **change}
+    with pytest.raises(UserError, match="factor"):
+        LlamaConfig.from_huggingface({**LLAMA_31_8B, "rope_scaling": scaling})
+    with pytest.raises(UserError, match="rope scaling is of the wrong kind"):
+        LlamaConfig.from_huggingface({**LLAMA_31_8B, "rope_scaling": [8.0]})
 
 
 def test_a_missing_field_is_named() -> None:
