@@ -22,7 +22,7 @@ from in_turn import compare
 
 from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, save_checkpoint
 from malt_jax.model.llama import Llama
-from malt_jax.sampling.sampler import Sampler
+from malt_jax.sampling.sampler import Request, Sampler
 from malt_jax.sampling.token import SamplingParameters
 
 
@@ -30,14 +30,14 @@ def ours(
     checkpoint: Checkpoint, prompts: Sequence[Sequence[int]], branching: int, new: int
 ) -> Callable[[], None]:
     model = Llama(checkpoint.config)
-    sampler = Sampler(
-        model, SamplingParameters.create(1.0), stop_ids=(-1,), max_tokens=new, chunk=32
-    )
+    parameters = SamplingParameters.create(1.0, max_tokens=new)
+    sampler = Sampler(model, parameters, chunk=32)
     questions = np.arange(len(prompts))
 
     def run() -> None:
         variables = {"params": checkpoint.params}
-        out = sampler.sample(variables, [[()], prompts], (branching,), questions, jax.random.key(0))
+        request = Request([[()], prompts], (branching,), questions, jax.random.key(0))
+        out = sampler.sample(variables, request)
         assert (out.lengths == new).all()
 
     return run

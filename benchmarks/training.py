@@ -22,10 +22,11 @@ from in_turn import compare
 
 from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, save_checkpoint
 from malt_jax.config import SftConfig
+from malt_jax.malt.objectives import Sft
 from malt_jax.model.llama import Llama
 from malt_jax.training.batches import Batches, Example
 from malt_jax.training.policy import Policy
-from malt_jax.training.step import SftObjective, init_state, train_step
+from malt_jax.training.step import init_state, train_step
 
 
 def ours(checkpoint: Checkpoint, rows: np.ndarray, prompt: int) -> Callable[[], None]:
@@ -40,8 +41,7 @@ def ours(checkpoint: Checkpoint, rows: np.ndarray, prompt: int) -> Callable[[], 
         nonlocal state
         state, metrics = train_step(
             policy,
-            SftObjective(),
-            config,
+            Sft(config),
             state,
             base,
             batch,

@@ -17,12 +17,12 @@ from malt_jax.config import Config, describe_options, load_config, plain
 from malt_jax.distributed.processes import together
 from malt_jax.errors import UserError
 from malt_jax.evaluation.results import RESULTS_FILE, write_results
-from malt_jax.evaluation.sampling import Policies
+from malt_jax.evaluation.sampling import Policies, Team
 from malt_jax.evaluation.store import FOLDER, Store
-from malt_jax.evaluation.systems import all_names
-from malt_jax.experiment import Experiment, prepare
+from malt_jax.evaluation.systems import MALT, STAR, all_names
 from malt_jax.files import location, reached
-from malt_jax.malt import round as loop
+from malt_jax.malt.experiment import prepare, select_questions
+from malt_jax.malt.round import restore_trained
 from malt_jax.report.formats import latex, markdown, print_table
 from malt_jax.report.plots import write_plots
 from malt_jax.runs.agreement import start_facts
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = options.systems.split(",") if options.systems else None
     with together(config.processes, start_facts(config, out)) as processes:
         with open_run(out, config, processes) as directory:
-            content = _evaluate(prepare(config), run, directory, names, options)
+            content = _evaluate(config, run, directory, names, options)
             write_results(directory, f"{FOLDER}/{RESULTS_FILE}", content)
             directory.write(f"{FOLDER}/tables.md", markdown(content))
             directory.write(f"{FOLDER}/tables.tex", latex(content))
@@ -95,31 +95,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _evaluate(
-    experiment: Experiment,
+    config: Config,
     run: UPath | None,
     directory: RunDirectory,
     names: Sequence[str] | None,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    config = experiment.config
+    experiment = prepare(config)
+    roles = experiment.pipeline.names
     policies: Policies = {}
-    trained: dict[str, Any] = {}
+    training: dict[str, Any] = {}
     if run is not None:
         earlier = RunDirectory.read(run)
-        policies = loop.learned(experiment, earlier).policies
-        trained = _training(run, earlier.config, config)
+        like = experiment.policy.like()
+        trained = restore_trained(earlier, earlier.config.rounds, roles, like)
+        policies = {STAR: trained.sft, MALT: trained.final}
+        training = _training(run, earlier.config, config)
     if names is None:
-        roles, votes = experiment.pipeline.names, config.evaluation.votes
-        names = all_names(roles, votes, trained=run is not None)
-    questions = experiment.questions("test", options.limit or config.test_limit)
-    seeds = options.seeds or config.evaluation.seeds
-    store = Store(directory)
-    judged = evaluation.evaluate(experiment, policies, names, questions, seeds, store)
+        names = all_names(roles, config.evaluation.votes, trained=run is not None)
+    limit = options.limit or config.test_limit
+    questions = select_questions(experiment.task, "test", limit, config.seed)
+    seeds, store = options.seeds or config.evaluation.seeds, Store(directory)
+    with experiment.sampling_weights() as weights:
+        team = Team.of(experiment, config, weights, policies)
+        judged = evaluation.evaluate(team, experiment.task, names, questions, seeds, store)
     return {
-        "model": experiment.checkpoint.name,
+        "model": experiment.name,
         "task": experiment.task.name,
         **judged,
-        **trained,
+        **training,
         "seconds": {
             f"{FOLDER}/seed-{seed}": round(store.seconds(seed), 3) for seed in range(seeds)
         },
@@ -138,7 +142,7 @@ def _require_finished(run: UPath) -> None:
 
 
 def _training(run: UPath, trained: Config, evaluated: Config) -> dict[str, Any]:
-    """What the results of the training say about it."""
+    """The parts of the training's results that belong to this evaluation too."""
     try:
         earlier: Mapping[str, Any] = json.loads((run / RESULTS_FILE).read_text())
         kept = {name: earlier[name] for name in ("rounds", "values") if name in earlier}

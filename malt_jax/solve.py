@@ -5,20 +5,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import jax
+from jaxtyping import Array, Key
 
 from malt_jax import tasks
 from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.command import command
 from malt_jax.config import Config, describe_options, load_config
-from malt_jax.evaluation.sampling import seed_key
-from malt_jax.experiment import Experiment, Trainables, prepare
+from malt_jax.evaluation.sampling import evaluation_key
 from malt_jax.files import location, reached
-from malt_jax.malt import round as loop
-from malt_jax.malt.roles import QUESTION, load_pipeline
-from malt_jax.malt.tree import decode_texts, expand
+from malt_jax.malt.experiment import Experiment, prepare
+from malt_jax.malt.prompts import Pipeline
+from malt_jax.malt.roles import QUESTION, load_roles
+from malt_jax.malt.round import restore_trained
+from malt_jax.malt.tree import decode_texts, node_request
+from malt_jax.model.llama import Params
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
-from malt_jax.sampling.decode import Completions, DecodeState
+from malt_jax.sampling.completions import Completions
 from malt_jax.tasks.base import Question
 from malt_jax.train import QUICKSTART
 
@@ -73,10 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show_prompts(config, options.question or f"{{{QUESTION}}}")
         return
     experiment = prepare(config)
-    learned: Trainables = {}
+    trained: dict[str, Params] = {}
     if is_run and not options.untrained:
-        learned = loop.learned(experiment, RunDirectory.read(run)).final
-    solve(experiment, learned, options.question, options.seed)
+        directory, names = RunDirectory.read(run), experiment.pipeline.names
+        like = experiment.policy.like()
+        trained = restore_trained(directory, config.rounds, names, like).final
+    key = jax.random.fold_in(evaluation_key(config.seed), options.seed)
+    solve(experiment, trained, options.question, key)
 
 
 def show_prompts(config: Config, question: str) -> None:
@@ -85,49 +93,43 @@ def show_prompts(config: Config, question: str) -> None:
     Raises UserError for a prompt file or a template that cannot be used.
     """
     tokenizer = StoredCheckpoint(config.model.name, config.model.tokenizer).tokenizer
-    pipeline = load_pipeline(config.pipeline.roles, tasks.create(config.task).prompts)
-    for prompt in pipeline.prompts(tokenizer):
-        fixed = len(prompt.flat("", [[]] * prompt.depth))
-        print(f"--- {prompt.role.name} ({fixed} tokens without what is filled in) ---")
+    roles = load_roles(config.pipeline.roles, tasks.create(config.task).prompts)
+    for prompt in Pipeline.of(roles, tokenizer).prompts:
+        fixed = len(prompt.ids("", [[]] * prompt.depth))
+        print(f"--- {prompt.role.name} ({fixed} tokens with empty slots) ---")
         print(prompt.text(question, [f"{{{name}}}" for name in prompt.ancestors]))
 
 
-def solve(experiment: Experiment, learned: Trainables, text: str, seed: int) -> None:
-    """Prints every role's completion as it grows, and the answer that the last one gives.
+def solve(
+    experiment: Experiment, trained: Mapping[str, Params], text: str, key: Key[Array, ""]
+) -> None:
+    """Prints every role's completion as it grows, and the answer of the last role.
 
     Raises UserError when the question is too long for the model.
     """
-    question = Question(id=0, text=text, answer="")
-    experiment.check_lengths([question])
-    tokenizer = experiment.checkpoint.tokenizer
-    completions: tuple[Completions, ...] = ()
-    for depth, name in enumerate(experiment.pipeline.names):
-        print(f"\n--- {name} ---", flush=True)
-        shown = ""
-
-        def show(state: DecodeState) -> None:
-            nonlocal shown
-            length = int(state.lengths.reshape(-1)[0])
-            written = tokenizer.decode(state.tokens.reshape(-1)[:length].tolist())
-            # An unfinished character decodes to a replacement mark; it is shown when it is whole.
-            written = written.removesuffix("\ufffd")
-            print(written[len(shown) :], end="", flush=True)
-            shown = written
-
-        completions = expand(
-            dataclasses.replace(experiment.sampler, chunk=4),
-            experiment.prompts[: depth + 1],
-            [experiment.variables(learned.get(name))],
-            [question],
-            (1,) * (depth + 1),
-            seed_key(experiment, seed),
-            known=completions,
-            on_chunk=show,
-        )
-        print()
-    final = decode_texts(completions[-1], tokenizer).item()
+    pipeline, question = experiment.pipeline, Question(id=0, text=text, answer="")
+    sampler = dataclasses.replace(experiment.sampler, chunk=4, batch=1)
+    limits = int(sampler.parameters.max_tokens), sampler.model.config.max_positions
+    pipeline.check_lengths([text], *limits)
+    completions: list[Completions] = []
+    with experiment.sampling_weights() as weights:
+        for prompt in pipeline.prompts:
+            print(f"\n--- {prompt.role.name} ---", flush=True)
+            branching = (1,) * (prompt.depth + 1)
+            request = node_request(prompt, [question], completions, branching, key)
+            variables = weights.of(trained.get(prompt.role.name))
+            shown = ""
+            for part in sampler.stream(variables, request):
+                written = decode_texts(part, pipeline.tokenizer).item()
+                # An unfinished character decodes to a replacement mark; it is shown once whole.
+                written = written.removesuffix("\ufffd")
+                print(written[len(shown) :], end="", flush=True)
+                shown = written
+            completions.append(part)
+            print()
+    final = decode_texts(completions[-1], pipeline.tokenizer).item()
     answer = experiment.task.extract(final)
-    print(f"\nanswer: {answer if answer is not None else '(none could be read)'}")
+    print(f"\nanswer: {answer if answer is not None else '(unparseable)'}")
 
 
 if __name__ == "__main__":

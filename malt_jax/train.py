@@ -13,8 +13,8 @@ from malt_jax.config import describe_options, load_config
 from malt_jax.distributed.processes import together
 from malt_jax.evaluation.results import RESULTS_FILE
 from malt_jax.files import location
-from malt_jax.malt import round as loop
 from malt_jax.report.formats import print_table
+from malt_jax.run import run
 from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import open_run
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts = start_facts(config, options.run_dir)
     with together(config.processes, facts) as processes:
         with open_run(options.run_dir, config, processes) as directory:
-            results = loop.run(config, directory)
+            results = run(config, directory)
         if not processes.is_first:
             return
     console = Console()

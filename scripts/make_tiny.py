@@ -30,6 +30,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from malt_jax.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer
+from malt_jax.malt.prompts import Pipeline
 from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Llama, Params, forward, init_params, next_logits
 from malt_jax.tasks.arithmetic import ArithmeticTask
@@ -133,12 +134,14 @@ class Batch(NamedTuple):
 
 
 def batches(dialogues: Dialogues, tokenizer: Tokenizer) -> Iterator[Batch]:
-    prompts = dict(zip(dialogues.roles, dialogues.pipeline.prompts(tokenizer), strict=True))
+    prompts = dict(
+        zip(dialogues.roles, Pipeline.of(dialogues.prompted, tokenizer).prompts, strict=True)
+    )
     for pool in itertools.count():
         rows = []
         for index in range(pool * POOL * BATCH, (pool + 1) * POOL * BATCH):
             role, question, context, completion = dialogues.texts(index)
-            prompt = prompts[role].flat(question, [tokenizer.encode(text) for text in context])
+            prompt = prompts[role].ids(question, [tokenizer.encode(text) for text in context])
             rows.append((prompt, (*tokenizer.encode(completion), *tokenizer.stop_ids)))
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         rng = np.random.default_rng([dialogues.seed, pool])

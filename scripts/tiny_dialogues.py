@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from malt_jax.config import PipelineConfig
-from malt_jax.malt.roles import load_pipeline
+from malt_jax.malt.roles import load_roles
 from malt_jax.tasks.arithmetic import TRAIN_QUESTIONS, ArithmeticTask, Problem, Step
 
 Style = Literal["brief", "steps", "places"]
@@ -47,7 +47,7 @@ class Dialogues:
     def __init__(self, task: ArithmeticTask, seed: int) -> None:
         self.task = task
         self.seed = seed
-        self.pipeline = load_pipeline(PipelineConfig().roles, task.prompts)
+        self.prompted = load_roles(PipelineConfig().roles, task.prompts)
         self.roles = {role.name: role for role in self.pipeline.roles}
 
     def texts(self, index: int) -> tuple[str, str, list[str], str]:

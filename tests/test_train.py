@@ -15,7 +15,8 @@ import malt_jax
 from malt_jax import evaluate, solve, train
 from malt_jax.errors import Stopped, UserError
 from malt_jax.evaluation.systems import STANDARD
-from malt_jax.malt import round as loop
+from malt_jax.malt import round as malt_round
+from malt_jax.malt.tree import expand
 
 SMALL = [
     "task.train_questions=6",
@@ -109,18 +110,17 @@ def test_a_run_that_dies_between_batches_keeps_what_it_has(
     directory = tmp_path / "dies"
     sampled = []
 
-    def dying(self: loop.Round, *arguments: object) -> object:
+    def dying(*arguments: object) -> object:
         if sampled:
             raise KeyboardInterrupt
-        sampled.append(original(self, *arguments))
+        sampled.append(expand(*arguments))
         return sampled[0]
 
-    original = loop.Round._sample
-    monkeypatch.setattr(loop.Round, "_sample", dying)
+    monkeypatch.setattr(malt_round, "expand", dying)
     with pytest.raises(KeyboardInterrupt):
         start(directory)
     assert not (directory / "round-0/trees/manifest.json").exists()
-    monkeypatch.setattr(loop.Round, "_sample", original)
+    monkeypatch.setattr(malt_round, "expand", expand)
     start(directory)
     assert results(directory) == results(run)
 
@@ -130,13 +130,12 @@ def test_sigterm_ends_training_when_its_batch_is_kept(
 ) -> None:
     signals = [signal.SIGTERM]
 
-    def preempted(self: loop.Round, *arguments: object) -> object:
+    def preempted(*arguments: object) -> object:
         while signals:
             signal.raise_signal(signals.pop())
-        return original(self, *arguments)
+        return expand(*arguments)
 
-    original = loop.Round._sample
-    monkeypatch.setattr(loop.Round, "_sample", preempted)
+    monkeypatch.setattr(malt_round, "expand", preempted)
     with pytest.raises(Stopped):
         start(tmp_path)
     kept = [path.name for path in (tmp_path / "round-0/trees").glob("*.parquet")]

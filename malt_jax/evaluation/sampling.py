@@ -1,4 +1,4 @@
-"""Sampling what systems need, each completion once, whatever the number of systems that use it."""
+"""Sampling the completions that systems need, each one once for all systems that use it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from malt_jax.config import Config
 from malt_jax.evaluation.debate import DebatePrompt
 from malt_jax.evaluation.store import Samples, Store
 from malt_jax.evaluation.systems import BASE, DEBATER, MALT, SILENT, STAR, Chain, System
-from malt_jax.experiment import Experiment, Trainables
-from malt_jax.malt.tree import decode_texts, expand
+from malt_jax.malt.experiment import Experiment
+from malt_jax.malt.prompts import Pipeline
+from malt_jax.malt.tree import decode_texts, node_request
 from malt_jax.model.llama import Params
 from malt_jax.progress import Progress
-from malt_jax.sampling.decode import Completions
+from malt_jax.sampling.completions import Completions
+from malt_jax.sampling.sampler import Request, Sampler, Segments
 from malt_jax.tasks.base import Question
+from malt_jax.training.policy import SamplingWeights
 
-Policies = Mapping[str, Trainables]
-"""What the roles have learned, by policy (STAR, MALT); a role without an entry is untrained."""
+Policies = Mapping[str, Mapping[str, Params]]
+"""Trained weights by policy (STAR, MALT) and role; a role without an entry is untrained."""
 
 _EVALUATION = 2
 """Folded into the run's key, as 0 is for random weights and 1 for training."""
@@ -30,10 +34,43 @@ _DEBATE = 1 << 16
 """Folded into the key of a debate's rounds, to be apart from any role's."""
 
 
-def seed_key(experiment: Experiment, seed: int) -> Key[Array, ""]:
-    """The key of one repetition of the evaluation; no tree of the training uses it."""
-    key = jax.random.fold_in(jax.random.key(experiment.config.seed), _EVALUATION)
-    return jax.random.fold_in(key, seed)
+def evaluation_key(seed: int) -> Key[Array, ""]:
+    """The key of a run's evaluation; no tree of the training uses it."""
+    return jax.random.fold_in(jax.random.key(seed), _EVALUATION)
+
+
+@dataclasses.dataclass(frozen=True)
+class Team:
+    """The roles that answer, and their weights under every policy.
+
+    sampler: its `batch` is the number of questions answered at once.
+    key:     of `evaluation_key`; repetition s of the evaluation folds s into it.
+    votes:   passes that are drawn at once.
+    """
+
+    pipeline: Pipeline
+    sampler: Sampler
+    weights: SamplingWeights
+    policies: Policies
+    debate: DebatePrompt
+    key: Key[Array, ""]
+    votes: int
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, config: Config, weights: SamplingWeights, policies: Policies
+    ) -> Team:
+        """The roles of a run. Raises UserError when the debate's prompt file is malformed."""
+        pipeline = experiment.pipeline
+        return cls(
+            pipeline,
+            dataclasses.replace(experiment.sampler, batch=config.evaluation.questions_per_batch),
+            weights,
+            policies,
+            DebatePrompt(experiment.task.prompts, pipeline.tokenizer),
+            evaluation_key(config.seed),
+            config.evaluation.votes,
+        )
 
 
 def resolved(chain: Chain, roles: Sequence[str], policies: Policies) -> Chain:
@@ -68,45 +105,41 @@ class _Draw:
 
 
 def sample(
-    experiment: Experiment,
-    policies: Policies,
-    systems: Sequence[System],
-    questions: Sequence[Question],
-    seeds: int,
-    store: Store,
+    team: Team, systems: Sequence[System], questions: Sequence[Question], seeds: int, store: Store
 ) -> None:
-    """Samples into the store whatever the systems need and the store does not have.
+    """Samples into the store the completions that the systems need and the store lacks.
 
     All systems use the same random numbers, and a chain's first roles are sampled once for all
-    chains that begin with them, so that differences are due to what was learned. Passes are drawn
-    `evaluation.votes` at a time: more of them run the same programs.
+    chains that begin with them, so differences come from training alone. Passes are drawn
+    `team.votes` at a time: more of them run the same programs.
     """
-    config, roles = experiment.config.evaluation, experiment.pipeline.names
+    roles, policies = team.pipeline.names, team.policies
     needed: dict[Chain, int] = {}
     for system in systems:
         chain = resolved(system.chain, roles, policies)
         for depth in range(1, len(chain) + 1):
             needed[chain[:depth]] = max(needed.get(chain[:depth], 0), system.passes)
-    size = min(config.questions_per_batch, len(questions))
+    size = min(team.sampler.batch, len(questions))
+    team = dataclasses.replace(team, sampler=dataclasses.replace(team.sampler, batch=size))
     for seed in range(seeds):
         draws = [
             draw
             for chain in sorted(needed, key=len)
             if chain[-1] != SILENT
             for draw in _missing(
-                chain, needed[chain], config.votes, questions, store.samples(seed, chain), size
+                chain, needed[chain], team.votes, questions, store.samples(seed, chain), size
             )
         ]
         if not draws:
             continue
-        sampler = _Sampler(experiment, policies, store, seed, size)
+        answers = _Answers(team, store, seed)
         total = sum(len(draw.nodes) for draw in draws)
         with Progress(f"evaluation, seed {seed}", total, "completions") as progress:
             done = tokens = 0
             for chain, of_chain in itertools.groupby(draws, lambda draw: draw.chain):
-                variables = sampler.variables(chain)
+                variables = answers.variables(chain)
                 for draw in of_chain:
-                    tokens += sampler.draw(draw, variables)
+                    tokens += answers.draw(draw, variables)
                     store.processes.stop_if_asked()
                     done += len(draw.nodes)
                     progress.update(done=done, tokens=tokens, policies="-".join(chain))
@@ -120,106 +153,72 @@ def _missing(
     samples: Samples,
     size: int,
 ) -> list[_Draw]:
-    """What the store lacks of a chain, in batches of at most `size` questions."""
+    """The completions of a chain that the store lacks, in batches of at most `size` questions."""
     if chain[-1] == DEBATER:
         at_once = needed  # every agent reads all others
     by_count: dict[int, list[Question]] = {}
     for question in questions:
         by_count.setdefault(samples.passes(question.id), []).append(question)
     return [
-        _Draw(chain, first, min(at_once, needed - first), behind[start : start + size])
-        for count, behind in by_count.items()
+        _Draw(chain, first, min(at_once, needed - first), asked[start : start + size])
+        for count, asked in by_count.items()
         for first in range(count, needed, at_once)
-        for start in range(0, len(behind), size)
+        for start in range(0, len(asked), size)
     ]
 
 
-class _Sampler:
+class _Answers:
     """Draws of one seed."""
 
-    def __init__(
-        self, experiment: Experiment, policies: Policies, store: Store, seed: int, size: int
-    ) -> None:
-        self._experiment = experiment
-        self._policies = policies
+    def __init__(self, team: Team, store: Store, seed: int) -> None:
+        self._team = team
         self._store = store
         self._seed = seed
-        self._size = size
-        self._debate = DebatePrompt(experiment)
+        self._key = jax.random.fold_in(team.key, seed)
 
     def variables(self, chain: Chain) -> Params:
         """The weights of a chain's last role."""
         policy = chain[-1]
         if policy in (BASE, DEBATER):
-            return self._experiment.variables(None)
-        role = self._experiment.pipeline.names[len(chain) - 1]
-        return self._experiment.variables(self._policies[policy][role])
+            return self._team.weights.of(None)
+        role = self._team.pipeline.names[len(chain) - 1]
+        return self._team.weights.of(self._team.policies[policy][role])
 
     def draw(self, draw: _Draw, variables: Params) -> int:
         """Samples and stores; returns the number of tokens that were sampled."""
-        known = [self._known(draw, depth) for depth in range(1, len(draw.chain))]
+        ancestors = [self._stored(draw, depth) for depth in range(1, len(draw.chain))]
         began = time.monotonic()
-        take = self._debated if draw.chain[-1] == DEBATER else self._answered
-        completions, prompt_tokens = take(draw, variables, known)
+        make = self._debate if draw.chain[-1] == DEBATER else self._answer
+        request = make(draw, ancestors)
+        completions = self._team.sampler.sample(variables, request)
         seconds = time.monotonic() - began
-        texts = decode_texts(completions, self._experiment.checkpoint.tokenizer)
         self._store.add(
             self._seed,
             draw.chain,
             draw.nodes,
             completions,
-            texts.reshape(-1).tolist(),
-            prompt_tokens,
+            decode_texts(completions, self._team.pipeline.tokenizer).reshape(-1).tolist(),
+            _prompt_tokens(request.levels, len(draw.nodes)),
             seconds,
         )
         return int(completions.lengths.sum())
 
-    def _answered(
-        self, draw: _Draw, variables: Params, known: Sequence[Completions]
-    ) -> tuple[Completions, list[int]]:
-        depth = len(known)
-        prompts = self._experiment.prompts[: depth + 1]
-        completions = expand(
-            self._experiment.sampler,
-            prompts,
-            [variables],
-            draw.questions,
-            (draw.passes,) + (1,) * depth,
-            seed_key(self._experiment, self._seed),
-            batch=self._size,
-            known=known,
-            first_branch=draw.first,
-        )[depth]
-        prompt_tokens = [
-            len(prompts[depth].flat(question.text, [k.ids(*_node(k, row, p)) for k in known]))
-            for row, question in enumerate(draw.questions)
-            for p in range(draw.passes)
-        ]
-        return completions, prompt_tokens
+    def _answer(self, draw: _Draw, ancestors: Sequence[Completions]) -> Request:
+        prompt = self._team.pipeline.prompts[len(ancestors)]
+        branching = (draw.passes, *(1 for _ in ancestors))
+        return node_request(prompt, draw.questions, ancestors, branching, self._key, draw.first)
 
-    def _debated(
-        self, draw: _Draw, variables: Params, known: Sequence[Completions]
-    ) -> tuple[Completions, list[int]]:
-        asked = draw.questions
-        padded = [*asked, *[asked[-1]] * (self._size - len(asked))]
-        levels = self._debate.levels(padded, known[-1])
-        key = seed_key(self._experiment, self._seed)
-        completions = self._experiment.sampler.sample(
-            variables,
-            levels,
+    def _debate(self, draw: _Draw, ancestors: Sequence[Completions]) -> Request:
+        texts = [question.text for question in draw.questions]
+        return Request(
+            self._team.debate.levels(texts, ancestors[-1]),
             (draw.passes, 1),
-            np.array([question.id for question in padded]),
-            jax.random.fold_in(key, _DEBATE + len(known)),
-        ).of_questions(len(asked))
-        root, questions, agents = levels
-        prompt_tokens = [
-            len(root[0]) + len(questions[row // draw.passes]) + len(agents[row])
-            for row in range(len(draw.nodes))
-        ]
-        return completions, prompt_tokens
+            np.array([question.id for question in draw.questions]),
+            jax.random.fold_in(self._key, _DEBATE + len(ancestors)),
+        )
 
-    def _known(self, draw: _Draw, depth: int) -> Completions:
-        """What the role `depth` of a draw's chain, counted from 1, wrote in its passes."""
+    def _stored(self, draw: _Draw, depth: int) -> Completions:
+        """The stored completions of role `depth`, from 1, of a draw's chain."""
         chain = draw.chain[:depth]
         shape = (len(draw.questions), draw.passes, *(1,) * (depth - 1))
         if chain[-1] == SILENT:
@@ -237,5 +236,9 @@ class _Sampler:
         return Completions(tokens, unused, lengths.reshape(shape), np.zeros(shape, np.int32))
 
 
-def _node(completions: Completions, question: int, number: int) -> tuple[int, ...]:
-    return (question, number, *(0,) * (completions.lengths.ndim - 2))
+def _prompt_tokens(levels: Sequence[Segments], completions: int) -> list[int]:
+    """Tokens of the prompt of every completion, in row-major order."""
+    totals = np.zeros(completions, np.int64)
+    for segments in levels:
+        totals += np.repeat([len(ids) for ids in segments], completions // len(segments))
+    return totals.tolist()

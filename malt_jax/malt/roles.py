@@ -1,9 +1,4 @@
-"""Roles, pipelines of roles, and prompts as token segments.
-
-A role is a prompt; its adapter is kept elsewhere. Prompts are cut at the slots that other roles
-fill, so that sampled ids go into the next role's prompt as they are and every node of the
-reasoning tree contributes one segment to the prompts below it.
-"""
+"""Roles and the prompt files that define them."""
 
 from __future__ import annotations
 
@@ -15,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.config import RoleConfig
 from malt_jax.errors import UserError
 
@@ -50,39 +44,16 @@ class Role:
     examples: tuple[Turn, ...] = ()
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """Roles in the order in which they act; role d reads the completions of roles 0 .. d-1."""
+def load_roles(configs: Sequence[RoleConfig], prompts: Path) -> tuple[Role, ...]:
+    """The configured roles in the order in which they act.
 
-    roles: tuple[Role, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(role.name for role in self.roles)
-
-    @property
-    def branching(self) -> tuple[int, ...]:
-        return tuple(role.branching for role in self.roles)
-
-    def prompts(self, tokenizer: Tokenizer) -> tuple[RolePrompt, ...]:
-        """The prompt of every role in a tokenizer's ids.
-
-        Raises UserError when the tokenizer's chat template does not reproduce a user turn.
-        """
-        return tuple(
-            RolePrompt(role, self.names[:depth], tokenizer) for depth, role in enumerate(self.roles)
-        )
-
-
-def load_pipeline(roles: Sequence[RoleConfig], prompts: Path) -> Pipeline:
-    """The configured roles, with the task's prompts where the configuration names none.
-
-    prompts: the task's prompt directory, with a file ROLE.yaml for each of its roles.
+    prompts: the task's prompt directory, with a file ROLE.yaml for each of its roles; a role takes
+        its prompt from there unless its configuration names another file.
 
     Raises UserError when a role is badly named or a prompt file is missing or malformed.
     """
     loaded: list[Role] = []
-    for config in roles:
+    for config in configs:
         names = [role.name for role in loaded]
         if not SLOT.fullmatch(f"{{{config.name}}}") or config.name == QUESTION:
             raise UserError(
@@ -91,15 +62,11 @@ def load_pipeline(roles: Sequence[RoleConfig], prompts: Path) -> Pipeline:
             )
         if config.name in names:
             raise UserError(f"pipeline.roles: two roles are named {config.name!r}")
-        if config.branching < 1:
-            raise UserError(
-                f"pipeline.roles: {config.name}.branching must be 1 or more, got {config.branching}"
-            )
         path = Path(config.prompt) if config.prompt else prompts / f"{config.name}.yaml"
         loaded.append(load_role(path, config.name, config.branching, ancestors=names))
     if not loaded:
         raise UserError("pipeline.roles: a pipeline needs at least one role")
-    return Pipeline(tuple(loaded))
+    return tuple(loaded)
 
 
 def load_role(path: Path, name: str, branching: int, ancestors: Sequence[str]) -> Role:
@@ -136,101 +103,6 @@ def load_role(path: Path, name: str, branching: int, ancestors: Sequence[str]) -
     return role
 
 
-class RolePrompt:
-    """A role's prompt in token ids, cut into the levels of the reasoning tree.
-
-    The root is all before the question, the same for all questions. Below it stands a level for the
-    question, and one for every completion that the role reads, each with the fixed text behind it.
-    The levels of a path, one behind the other, are the prompt; the last one ends with the header of
-    the assistant's turn. A level whose role the prompt does not show is empty.
-
-    Fixed text is tokenised once, with the control tokens of the chat template. Questions are
-    tokenised as plain text, so that nothing in them can end a turn; completions stay the ids that
-    were sampled. Tokens never reach across the joints; where slots stand on lines of their own this
-    changes nothing, behind a space it does ("Question: " and "How" are not "Question:" and " How").
-    """
-
-    def __init__(self, role: Role, ancestors: Sequence[str], tokenizer: Tokenizer) -> None:
-        """Raises UserError when the chat template does not reproduce the user turn."""
-        self.role = role
-        self.ancestors = tuple(ancestors)
-        self._tokenizer = tokenizer
-        self._stop_ids = frozenset(tokenizer.stop_ids)
-        literals = self._literals()
-        self.root = tuple(tokenizer.encode(literals[None], special=True))
-        self._behind = {
-            slot: tuple(tokenizer.encode(text, special=True))
-            for slot, text in literals.items()
-            if slot is not None
-        }
-
-    @property
-    def depth(self) -> int:
-        """Number of completions that the prompt depends on."""
-        return len(self.ancestors)
-
-    def question_level(self, question: str) -> tuple[int, ...]:
-        """The level of a question's text."""
-        return tuple(self._tokenizer.encode(question)) + self._behind[QUESTION]
-
-    def completion_level(self, depth: int, completion: Sequence[int]) -> tuple[int, ...]:
-        """The level of a completion of role depth-1 (`depth` from 1), without its stop token."""
-        name = self.ancestors[depth - 1]
-        if name not in self._behind:
-            return ()
-        return self.without_stop(completion) + self._behind[name]
-
-    def without_stop(self, completion: Sequence[int]) -> tuple[int, ...]:
-        """A completion's ids without the stop token that ended it, if one did."""
-        ids = tuple(completion)
-        return ids[:-1] if ids and ids[-1] in self._stop_ids else ids
-
-    def levels(
-        self, question: str, completions: Sequence[Sequence[int]]
-    ) -> tuple[tuple[int, ...], ...]:
-        """All levels for a question and the completions of one path, first role's first."""
-        if len(completions) != self.depth:
-            raise ValueError(f"{self.role.name} reads {self.depth} completions, not {completions}")
-        behind = (self.completion_level(d, ids) for d, ids in enumerate(completions, start=1))
-        return (self.root, self.question_level(question), *behind)
-
-    def flat(self, question: str, completions: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """The whole prompt in one piece."""
-        return tuple(token for level in self.levels(question, completions) for token in level)
-
-    def text(self, question: str, completions: Sequence[str]) -> str:
-        """The prompt as people read it, by the chat template alone."""
-        values = dict(zip((QUESTION, *self.ancestors), (question, *completions), strict=True))
-        return self._render(SLOT.sub(lambda match: values[match[1]], self.role.user))
-
-    def _render(self, user: str) -> str:
-        messages = [{"role": "system", "content": self.role.system}] if self.role.system else []
-        for turn in self.role.examples:
-            messages.append({"role": "user", "content": turn.user})
-            messages.append({"role": "assistant", "content": turn.assistant})
-        messages.append({"role": "user", "content": user})
-        return self._tokenizer.render(messages)
-
-    def _literals(self) -> dict[str | None, str]:
-        """The fixed text before the question (under None) and behind each slot."""
-        slots = [match[1] for match in SLOT.finditer(self.role.user)]
-        # Private-use characters: no template trims them, no prompt contains them by accident.
-        marks = {slot: f"\ue000{slot}\ue001" for slot in slots}
-        rest = self._render(SLOT.sub(lambda match: marks[match[1]], self.role.user))
-        literals: dict[str | None, str] = {}
-        before: str | None = None
-        for slot in slots:
-            if rest.count(marks[slot]) != 1:
-                raise UserError(
-                    f"role {self.role.name!r}: the chat template does not reproduce the user turn"
-                    f" once, in order, with its slot {{{slot}}}"
-                )
-            literals[before], rest = rest.split(marks[slot])
-            before = slot
-        literals[before] = rest
-        return literals
-
-
 def _fields(
     path: Path,
     where: str,
@@ -239,7 +111,7 @@ def _fields(
     required: Sequence[str],
     optional: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The fields of a mapping that must have all of `required` and none but `optional` besides."""
+    """The fields of a mapping with all of `required`, some of `optional` and no others."""
     known = (*required, *optional)
     if not isinstance(content, dict):
         raise UserError(
@@ -276,7 +148,7 @@ def _check_slots(path: Path, role: Role, ancestors: Sequence[str]) -> None:
             )
     if slots != [slot for slot in known if slot in slots]:
         raise UserError(f"{path}: `user` must have its slots once each, in the order {listed}")
-    # The role right above must be shown: its level carries the end of the prompt.
+    # The previous role must be shown: its level carries the end of the prompt.
     for slot in (known[0], known[-1]):
         if slot not in slots:
             raise UserError(f"{path}: `user` lacks the slot {{{slot}}}")

@@ -1,10 +1,13 @@
-"""The reasoning tree: every role's completions for a batch of questions, and their rewards."""
+"""The reasoning tree: every role's completions for a batch of questions, and their rewards.
+
+`expand` samples it, `grade` gives the rewards of its leaves; Parquet files keep it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,10 @@ from upath import UPath
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.errors import UserError
 from malt_jax.malt import credit
-from malt_jax.malt.roles import RolePrompt
+from malt_jax.malt.prompts import RolePrompt
 from malt_jax.model.llama import Params
-from malt_jax.sampling.decode import Completions, DecodeState, Finish
-from malt_jax.sampling.sampler import Sampler
+from malt_jax.sampling.completions import Completions, Finish
+from malt_jax.sampling.sampler import Request, Sampler
 from malt_jax.tasks.base import Question, Task
 
 Texts = np.ndarray
@@ -50,7 +53,7 @@ class Tree:
     completions: tuple[Completions, ...]
     texts: tuple[Texts, ...]
     rewards: Float[np.ndarray, "Q *n"]
-    """1 where the last role's answer is right, else 0."""
+    """1 where the last role's answer is correct, else 0."""
 
     @property
     def branching(self) -> tuple[int, ...]:
@@ -77,62 +80,52 @@ def expand(
     questions: Sequence[Question],
     branching: Sequence[int],
     key: Key[Array, ""],
-    *,
-    batch: int | None = None,
-    known: Sequence[Completions] = (),
-    on_chunk: Callable[[DecodeState], None] | None = None,
-    first_branch: int = 0,
 ) -> tuple[Completions, ...]:
-    """Samples a tree, role after role.
+    """Samples a tree for each question, role after role.
 
-    variables: weights of the roles that are to be sampled, those behind the `known` ones.
-    branching: completions of each role for every prompt of its.
-    batch:     questions to pad the arrays to, so that a last, smaller batch runs the same programs.
-    known:     completions of the first roles, if they are there already.
-    first_branch: number of the first branch below every question, where others were drawn before.
+    variables: the weights of every role.
+    branching: completions of each role for every one of its prompts.
 
     A completion depends on (key, depth, question id, path) and on its prompt, not on the batch.
     """
-    padded = [*questions, *[questions[-1]] * ((batch or 0) - len(questions))]
-    ids = np.array([question.id for question in padded])
-    completions = list(known)
-    for depth in range(len(known), len(prompts)):
-        prompt = prompts[depth]
-        levels = [[prompt.root], [prompt.question_level(question.text) for question in padded]]
-        for above in range(depth):
-            source = completions[above]
-            # Known completions have no rows for the padding; any row will do for it.
-            last = len(source.lengths) - 1
-            nodes = np.ndindex(len(padded), *branching[: above + 1])
-            levels.append(
-                [
-                    prompt.completion_level(above + 1, source.ids(min(row, last), *path))
-                    for row, *path in nodes
-                ]
-            )
-        completions.append(
-            sampler.sample(
-                variables[depth - len(known)],
-                levels,
-                tuple(branching[: depth + 1]),
-                ids,
-                jax.random.fold_in(key, depth),
-                on_chunk,
-                first_branch=first_branch,
-            )
-        )
-    return tuple(level.of_questions(len(questions)) for level in completions)
+    completions: list[Completions] = []
+    for depth, prompt in enumerate(prompts):
+        request = node_request(prompt, questions, completions, branching[: depth + 1], key)
+        completions.append(sampler.sample(variables[depth], request))
+    return tuple(completions)
+
+
+def node_request(
+    prompt: RolePrompt,
+    questions: Sequence[Question],
+    ancestors: Sequence[Completions],
+    branching: Sequence[int],
+    key: Key[Array, ""],
+    first_branch: int = 0,
+) -> Request:
+    """What the sampler is asked for the nodes of one depth.
+
+    ancestors: the completions of all earlier roles.
+    branching: branches down to and including these nodes.
+    """
+    return Request(
+        prompt.levels([question.text for question in questions], ancestors),
+        tuple(branching),
+        np.array([question.id for question in questions]),
+        jax.random.fold_in(key, prompt.depth),
+        first_branch,
+    )
 
 
 def decode_texts(completions: Completions, tokenizer: Tokenizer) -> Texts:
-    """What every node wrote, for people and graders."""
+    """The text of every node."""
     texts = np.empty(completions.lengths.shape, object)
     for node in np.ndindex(texts.shape):
         texts[node] = tokenizer.decode(completions.ids(*node))
     return texts
 
 
-def graded(
+def grade(
     task: Task,
     questions: Sequence[Question],
     roles: Sequence[str],
@@ -203,15 +196,15 @@ def from_parquet(
         lengths, finish = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         text = np.empty(shape, object)
         for node in level:
-            place = (row_of[node["question"]], *node["path"])
+            index = (row_of[node["question"]], *node["path"])
             length = len(node["ids"])
-            tokens[place][:length] = node["ids"]
-            log_probabilities[place][:length] = node["log_probabilities"]
-            lengths[place] = length
-            finish[place] = Finish[node["finish"].upper()]
-            text[place] = node["text"]
+            tokens[index][:length] = node["ids"]
+            log_probabilities[index][:length] = node["log_probabilities"]
+            lengths[index] = length
+            finish[index] = Finish[node["finish"].upper()]
+            text[index] = node["text"]
             if depth == len(roles) - 1:
-                rewards[place] = node["value"]
+                rewards[index] = node["value"]
         completions.append(Completions(tokens, log_probabilities, lengths, finish))
         texts.append(text)
     return Tree(tuple(questions), tuple(roles), tuple(completions), tuple(texts), rewards)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from malt_jax.config import Config, MeshConfig
 from malt_jax.errors import UserError
-from malt_jax.experiment import mesh_requests
+from malt_jax.malt.experiment import mesh_requests
 from malt_jax.planning.costs import work
 from malt_jax.planning.estimate import Compile, argument_bytes, estimated
 from malt_jax.planning.plan import SAMPLING_STAGES, Place, Subject

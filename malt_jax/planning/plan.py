@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.config import Config
 from malt_jax.errors import UserError
-from malt_jax.experiment import mesh_requests
+from malt_jax.malt.experiment import mesh_requests
 from malt_jax.model.config import LlamaConfig
 from malt_jax.planning.chips import CHIPS, Chip
 from malt_jax.planning.estimate import Compile, Estimate, estimates, shard_bytes

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from malt_jax.config import Config, DpoConfig, SftConfig
-from malt_jax.experiment import models
+from malt_jax.config import Config
+from malt_jax.malt.experiment import models
+from malt_jax.malt.objectives import Dpo, Objective, Sft
 from malt_jax.model.config import LlamaConfig
 from malt_jax.model.levels import Level, level_spec
 from malt_jax.model.llama import Llama, Params, variable_specs
@@ -31,9 +32,6 @@ from malt_jax.training.batches import BATCH_AXES, Batch, Batches, Example
 from malt_jax.training.optimizer import epochs_for
 from malt_jax.training.policy import Policy
 from malt_jax.training.step import (
-    DpoObjective,
-    Objective,
-    SftObjective,
     completion_logps,
     init_state,
     state_axes,
@@ -182,12 +180,7 @@ def _role_programs(
         )
         ancestors = (*ancestors, abstract(model.mesh, level_spec(model, leading, width)))
 
-    def replicated(value: Any) -> Any:
-        return abstract(model.mesh, array_specs(jax.eval_shape(lambda: value), P()))
-
-    keys = jax.eval_shape(lambda: node_keys(jax.random.key(0), np.arange(nodes[0]), nodes[1:]))
-    keys = abstract(model.mesh, array_specs(keys, P("batch")))
-    parameters = jax.eval_shape(lambda: SamplingParameters.create(0.0))
+    parameters = jax.eval_shape(lambda: SamplingParameters.create(0.0, stop_ids=range(STOP_IDS)))
     parameters = abstract(model.mesh, array_specs(parameters, P()))
     chunk, before = config.sampling.chunk, 0
     state = None
@@ -212,10 +205,7 @@ def _role_programs(
             f"{name}/decode-{size}",
             stage,
             decode_chunk,
-            (
-                *(model, variables, ancestors, state, keys, parameters),
-                *(replicated(np.zeros(STOP_IDS, np.int32)), replicated(np.int32(0)), chunk),
-            ),
+            (model, variables, ancestors, state, parameters, chunk),
             mesh,
             calls=batches * calls,
             loop_steps=math.ceil(steps / calls),
@@ -228,7 +218,8 @@ def _role_programs(
 
 def _decode_state(model: Llama, nodes: tuple[int, ...], size: int) -> Any:
     first = jax.ShapeDtypeStruct(nodes, jnp.int32)
-    state = jax.eval_shape(lambda first: initial_state(model, first, size), first)
+    keys = jax.eval_shape(lambda: node_keys(jax.random.key(0), np.arange(nodes[0]), nodes[1:]))
+    state = jax.eval_shape(lambda *given: initial_state(model, *given, size), first, keys)
     return abstract(model.mesh, array_specs(state, state.axes))
 
 
@@ -236,15 +227,12 @@ def _training_programs(config: Config, policy: Policy, load: Workload) -> Iterat
     base = _base(policy.model)
     trainable = policy.like()
     dpo = config.dpo
-    objective = DpoObjective(dpo.beta, dpo.label_smoothing, dpo.nll_weight)
     for depth, role in enumerate(load.roles):
         rows, pairs = load.rows[depth], load.pairs[depth]
         if rows:
             batch = _batch(role, load.completion_tokens, config.sft.batch_size, 1, policy)
             name = f"sft/{role.name}"
-            yield _update(
-                name, policy, SftObjective(), config.sft, base, batch, rows, config.rounds
-            )
+            yield _update(name, policy, Sft(config.sft), base, batch, rows, config.rounds)
         if role.name not in config.training.dpo_roles or not pairs:
             continue
         batch = _batch(role, load.completion_tokens, dpo.batch_size, 2, policy)
@@ -259,20 +247,19 @@ def _training_programs(config: Config, policy: Policy, load: Workload) -> Iterat
             tokens=_tokens(batch),
             weights=(base, trainable),
         )
-        yield _update(name, policy, objective, dpo, base, batch, pairs, config.rounds)
+        yield _update(name, policy, Dpo(dpo), base, batch, pairs, config.rounds)
 
 
 def _update(
     name: str,
     policy: Policy,
     objective: Objective,
-    config: SftConfig | DpoConfig,
     base: Params,
     batch: Batch,
     rows: int,
     rounds: int,
 ) -> Program:
-    mesh = policy.model.mesh
+    mesh, config = policy.model.mesh, objective.options
     trainable = policy.like()
     state = jax.eval_shape(lambda tree: init_state(tree, config), trainable)
     state = abstract(mesh, array_specs(state, state_axes(policy, config)))
@@ -282,7 +269,7 @@ def _update(
         name.partition("/")[0],
         train_step,
         (
-            *(policy, objective, config, state, base, batch),
+            *(policy, objective, state, base, batch),
             *abstract(mesh, array_specs((total, key), P())),
         ),
         _sizes(policy.model),

@@ -10,7 +10,8 @@ from malt_jax import tasks
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.config import Config
 from malt_jax.errors import UserError
-from malt_jax.malt.roles import Pipeline, load_pipeline
+from malt_jax.malt.prompts import Pipeline
+from malt_jax.malt.roles import load_roles
 from malt_jax.tasks.base import Split, Task
 from malt_jax.tasks.rows import RowsTask
 
@@ -73,7 +74,7 @@ def workload(config: Config, tokenizer: Tokenizer, assumed: Assumptions) -> Work
     Raises UserError for a task or a prompt that cannot be used.
     """
     task = tasks.create(config.task)
-    pipeline = load_pipeline(config.pipeline.roles, task.prompts)
+    pipeline = Pipeline.of(load_roles(config.pipeline.roles, task.prompts), tokenizer)
     limits = {"train": config.task.train_questions, "test": config.test_limit}
     counts: dict[str, int] = {}
     longest = 0
@@ -83,7 +84,7 @@ def workload(config: Config, tokenizer: Tokenizer, assumed: Assumptions) -> Work
     completion = min(
         assumed.completion_tokens or config.sampling.max_tokens, config.sampling.max_tokens
     )
-    roles = _role_lengths(pipeline, tokenizer, assumed.question_tokens or longest, completion)
+    roles = _role_lengths(pipeline, assumed.question_tokens or longest, completion)
     rows, pairs = _training_rows(config, roles, counts["train"], assumed.right)
     return Workload(roles, completion, counts["train"], counts["test"], rows, pairs)
 
@@ -107,20 +108,18 @@ def _questions(
     return count, max(len(tokenizer.encode(questions[index].text)) for index in looked_at)
 
 
-def _role_lengths(
-    pipeline: Pipeline, tokenizer: Tokenizer, question: int, completion: int
-) -> tuple[RoleLengths, ...]:
+def _role_lengths(pipeline: Pipeline, question: int, completion: int) -> tuple[RoleLengths, ...]:
     found = []
-    for prompt in pipeline.prompts(tokenizer):
-        behind = [prompt.completion_level(depth + 1, []) for depth in range(prompt.depth)]
+    for prompt in pipeline.prompts:
+        behind = [prompt.completion_segment(depth + 1, []) for depth in range(prompt.depth)]
         # A completion that the prompt does not show has an empty level.
-        shown = [prompt.completion_level(depth + 1, [-1]) for depth in range(prompt.depth)]
+        shown = [prompt.completion_segment(depth + 1, [-1]) for depth in range(prompt.depth)]
         found.append(
             RoleLengths(
                 name=prompt.role.name,
                 branching=prompt.role.branching,
                 root=len(prompt.root),
-                question=question + len(prompt.question_level("")),
+                question=question + len(prompt.question_segment("")),
                 completions=tuple(
                     completion + len(fixed) if level else 0
                     for fixed, level in zip(behind, shown, strict=True)

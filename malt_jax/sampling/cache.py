@@ -30,7 +30,7 @@ def bucket(size: int) -> int:
 
 def pad_segments(
     segments: Sequence[Sequence[int]], leading: tuple[int, ...]
-) -> tuple[Int[np.ndarray, "*N T"], Int[np.ndarray, "*N"]]:
+) -> tuple[Int[np.ndarray, "*tree T"], Int[np.ndarray, "*tree"]]:
     """Pads ragged segments, given in row-major order of the leading axes, to one bucket.
 
     Returns the tokens and the lengths. What stands in the padding is never attended to.
@@ -46,8 +46,8 @@ def pad_segments(
 def prefill(
     model: Llama,
     variables: Params,
-    tokens: Int[Array, "*N T"],
-    lengths: Int[Array, "*N"],
+    tokens: Int[Array, "*tree T"],
+    lengths: Int[Array, "*tree"],
     ancestors: tuple[Level, ...],
 ) -> Level:
     """The cache of one level given the levels above it; one program per shape."""

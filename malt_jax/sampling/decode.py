@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -19,49 +17,13 @@ from jaxtyping import Array, Float, Int, Key
 from malt_jax.model.levels import Level, level_axes, level_spec
 from malt_jax.model.llama import Llama, Params, forward, next_logits
 from malt_jax.sampling.cache import append
+from malt_jax.sampling.compaction import Batch, take_questions
+from malt_jax.sampling.completions import Completions, Finish
 from malt_jax.sampling.token import SamplingParameters, draw
 from malt_jax.sharding.rules import batch_shards, constrain, device_put, to_host, zeros
 
 ROOM = 64
 """Tokens that a new cache level holds at least; below, another program costs more than it saves."""
-HALVINGS = 2
-"""Times that a batch may shrink to half of its questions; each size is another program."""
-
-
-class Finish(enum.IntEnum):
-    """Why a completion ended."""
-
-    RUNNING = 0
-    STOP = 1
-    """It drew a stop token, which is its last token."""
-    LENGTH = 2
-    """It reached the limit of tokens."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Completions:
-    """Completions of every node at one depth; the leading axes are (Q, n_1, ..., n_d)."""
-
-    tokens: Int[np.ndarray, "*N T"]
-    """Sampled ids, the stop token included; zeros behind the length."""
-    log_probabilities: Float[np.ndarray, "*N T"]
-    """Of each token under the model at temperature 1, over the whole vocabulary."""
-    lengths: Int[np.ndarray, "*N"]
-    finish: Int[np.ndarray, "*N"]
-    """Values of `Finish`."""
-
-    def ids(self, *node: int) -> list[int]:
-        """The sampled ids of one node, the stop token included."""
-        return self.tokens[node][: self.lengths[node]].tolist()
-
-    def of_questions(self, count: int) -> Completions:
-        """The completions of the first questions."""
-        return Completions(
-            self.tokens[:count],
-            self.log_probabilities[:count],
-            self.lengths[:count],
-            self.finish[:count],
-        )
 
 
 class DecodeState(flax.struct.PyTreeNode):
@@ -69,12 +31,14 @@ class DecodeState(flax.struct.PyTreeNode):
 
     level: Level
     """Keys and values of the tokens fed so far; its size bounds the steps."""
-    tokens: Int[Array, "*N S"]
-    log_probabilities: Float[Array, "*N S"]
-    lengths: Int[Array, "*N"]
-    finish: Int[Array, "*N"]
-    last: Int[Array, "*N"]
+    tokens: Int[Array, "*tree S"]
+    log_probabilities: Float[Array, "*tree S"]
+    lengths: Int[Array, "*tree"]
+    finish: Int[Array, "*tree"]
+    last: Int[Array, "*tree"]
     """The token to feed next: at the start the last token of the prompt."""
+    keys: Key[Array, "*tree"]
+    """One per node; the token at position t is drawn with fold_in(key, t)."""
     step: Int[Array, ""]
 
     @property
@@ -86,6 +50,46 @@ class DecodeState(flax.struct.PyTreeNode):
         """The logical axes of every array."""
         axes: Any = {name: P("batch") for name in self.__dataclass_fields__}
         return DecodeState(**axes | {"level": level_axes(self.last.ndim), "step": P()})
+
+
+class PartialCompletions:
+    """Completions of a batch that is being decoded.
+
+    The newest tokens stay on the device until they are asked for.
+    """
+
+    def __init__(self, nodes: tuple[int, ...], max_tokens: int) -> None:
+        self._tokens = np.zeros((*nodes, max_tokens), np.int32)
+        self._log_probabilities = np.zeros((*nodes, max_tokens), np.float32)
+        self._lengths = np.zeros(nodes, np.int32)
+        self._finish = np.zeros(nodes, np.int32)
+        self._newest: tuple[Int[np.ndarray, " rows"], DecodeState] | None = None
+
+    def follow(self, rows: Int[np.ndarray, " rows"], state: DecodeState) -> None:
+        """Takes `state`, whose first axis are the questions `rows`, as the newest one."""
+        self._newest = rows, state
+
+    def copy_to_host(self) -> None:
+        """Copies the newest tokens: their questions may leave the batch afterwards."""
+        if self._newest is None:
+            return
+        rows, state = self._newest
+        self._tokens[rows, ..., : state.size] = to_host(state.tokens)
+        self._log_probabilities[rows, ..., : state.size] = to_host(state.log_probabilities)
+        self._lengths[rows] = to_host(state.lengths)
+        self._finish[rows] = to_host(state.finish)
+        self._newest = None
+
+    def read(self) -> Completions:
+        """The completions so far, cut to the longest."""
+        self.copy_to_host()
+        longest = int(self._lengths.max())
+        return Completions(
+            self._tokens[..., :longest],
+            self._log_probabilities[..., :longest],
+            self._lengths,
+            self._finish,
+        )
 
 
 def node_keys(
@@ -122,93 +126,42 @@ def decode(
     model: Llama,
     variables: Params,
     ancestors: tuple[Level, ...],
-    first: Int[np.ndarray, "*N"],
-    keys: Key[Array, "*N"],
+    state: DecodeState,
     parameters: SamplingParameters,
-    *,
-    stop_ids: Sequence[int],
-    max_tokens: int,
     chunk: int,
-    fill: int = 0,
-    on_chunk: Callable[[DecodeState], None] | None = None,
-) -> Completions:
-    """Samples one completion for every node.
+    asked: int,
+) -> Iterator[PartialCompletions]:
+    """Samples one completion for every node, up to `chunk` tokens between two yields.
 
-    ancestors: the cached prompt, all but its last token.
-    first:     the last token of each node's prompt, the first one fed.
-    keys:      one per node; the token at position t is drawn with fold_in(key, t).
-    fill:      questions at the end that only fill up the batch; nobody waits for them.
-    on_chunk:  called on the host after every `chunk` steps, for progress and streaming.
+    ancestors: the cached prompts without their last tokens.
+    state:     of `initial_state`, with room for the first of `cache_sizes`; donated.
+    asked:     questions after so many are padding, which the loop does not wait for.
 
-    The cache of the new level starts with room for ROOM tokens or one chunk and doubles when it is
-    full, so a step reads little more than what was written. When half of the questions have
-    finished all their completions, the others go on without them; so sampling does not pay the
-    longest completion's steps for all. Each size is one compiled program. On a mesh every part of
-    the batch keeps half of its own questions, so that none has to move to another device.
+    Yields the completions so far, the same object each time; after the last yield they are whole.
 
-    All that the host decides follows from which completions have finished, which every process
-    reads in whole: so all processes run the same programs.
+    The cache of the new level doubles when it is full, so a step reads little more than what was
+    written. Each size of cache and batch is one compiled program. The host decides by `finish`
+    alone, which every process reads whole, so all processes run the same programs.
     """
-    mesh = model.mesh
-    shards = batch_shards(mesh)
-    stops = device_put(mesh, np.array(sorted(stop_ids), np.int32), P())
-    limit = device_put(mesh, np.int32(max_tokens), P())
-    keys, first = device_put(mesh, (keys, first.astype(np.int32)), P("batch"))
+    mesh, max_tokens = model.mesh, int(parameters.max_tokens)
     parameters = device_put(mesh, parameters, P())
-    sizes = cache_sizes(max_tokens, chunk)
-    state = initial_state(model, first, next(sizes))
-    done = _Results(first.shape, max_tokens)
-    rows = np.arange(len(first))
-    fewest = max(1, len(rows) >> HALVINGS)
+    levels = tuple(level_axes(len(level.leading)) for level in ancestors)
+    completions = PartialCompletions(state.last.shape, max_tokens)
+    batch = Batch.of(len(state.last), batch_shards(mesh), asked)
     while True:
         if int(state.step) == state.size:
-            state = grow(state, next(sizes), mesh)
-        state = decode_chunk(
-            model, variables, ancestors, state, keys, parameters, stops, limit, chunk
-        )
-        if on_chunk is not None:
-            on_chunk(state)
-        running = to_host(state.finish).reshape(shards, len(rows) // shards, -1) == Finish.RUNNING
-        alive = running.any(axis=-1) & (rows < len(first) - fill).reshape(running.shape[:2])
+            state = grow(state, min(2 * state.size, max_tokens), mesh)
+        state = decode_chunk(model, variables, ancestors, state, parameters, chunk)
+        completions.follow(batch.rows, state)
+        yield completions
+        alive = batch.waited_for(to_host(state.finish) == Finish.RUNNING)
         if not alive.any():
-            break
-        half = -(-alive.shape[1] // 2)
-        if fewest <= half * shards < len(rows) and alive.sum(axis=1).max() <= half:
-            done.record(rows, state)
-            # Finished questions fill up the half, so that its size does not depend on their number.
-            kept = np.sort(np.argsort(~alive, axis=1, kind="stable")[:, :half])
-            part = device_put(mesh, kept, P("batch"))
-            state, ancestors, keys = _of_questions(state, ancestors, keys, part, mesh)
-            rows = np.take_along_axis(rows.reshape(alive.shape), kept, axis=1).reshape(-1)
-    done.record(rows, state)
-    return done.completions()
-
-
-class _Results:
-    """What has been sampled for all questions, on the host."""
-
-    def __init__(self, nodes: tuple[int, ...], max_tokens: int) -> None:
-        self.tokens = np.zeros((*nodes, max_tokens), np.int32)
-        self.log_probabilities = np.zeros((*nodes, max_tokens), np.float32)
-        self.lengths = np.zeros(nodes, np.int32)
-        self.finish = np.zeros(nodes, np.int32)
-
-    def record(self, rows: Int[np.ndarray, " R"], state: DecodeState) -> None:
-        """Takes over what `state` holds; its rows are those of the questions given."""
-        size = state.size
-        self.tokens[rows, ..., :size] = to_host(state.tokens)
-        self.log_probabilities[rows, ..., :size] = to_host(state.log_probabilities)
-        self.lengths[rows] = to_host(state.lengths)
-        self.finish[rows] = to_host(state.finish)
-
-    def completions(self) -> Completions:
-        longest = int(self.lengths.max())
-        return Completions(
-            tokens=self.tokens[..., :longest],
-            log_probabilities=self.log_probabilities[..., :longest],
-            lengths=self.lengths,
-            finish=self.finish,
-        )
+            return
+        if (kept := batch.to_keep(alive)) is not None:
+            completions.copy_to_host()
+            axes = (state.axes, levels)
+            state, ancestors = take_questions(mesh, (state, ancestors), axes, kept)
+            batch = batch.take(kept)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "chunk"), donate_argnames="state")
@@ -217,15 +170,12 @@ def decode_chunk(
     variables: Params,
     ancestors: tuple[Level, ...],
     state: DecodeState,
-    keys: Key[Array, "*N"],
     parameters: SamplingParameters,
-    stop_ids: Int[Array, "stops"],
-    max_tokens: Int[Array, ""],
     chunk: int,
 ) -> DecodeState:
     """Up to `chunk` steps; fewer when all nodes have finished or the buffers are full.
 
-    Donates `state`. One program per shape of the levels, whatever the sampling settings.
+    Donates `state`. One program per shape of the levels, whatever the sampling parameters.
     """
     end = jnp.minimum(state.step + chunk, state.size)
 
@@ -233,7 +183,7 @@ def decode_chunk(
         return (state.step < end) & jnp.any(state.finish == Finish.RUNNING)
 
     def advance(state: DecodeState) -> DecodeState:
-        return _step(model, variables, ancestors, state, keys, parameters, stop_ids, max_tokens)
+        return _step(model, variables, ancestors, state, parameters)
 
     return constrain(model.mesh, jax.lax.while_loop(go_on, advance, state), state.axes)
 
@@ -243,10 +193,7 @@ def _step(
     variables: Params,
     ancestors: tuple[Level, ...],
     state: DecodeState,
-    keys: Key[Array, "*N"],
     parameters: SamplingParameters,
-    stop_ids: Int[Array, "stops"],
-    max_tokens: Int[Array, ""],
 ) -> DecodeState:
     ones = jnp.ones(state.last.shape, jnp.int32)
     hidden, token_level = forward(
@@ -256,22 +203,21 @@ def _step(
     rows = hidden.reshape(-1, hidden.shape[-1])
     # Drawing looks at the whole vocabulary, several times.
     logits = constrain(model.mesh, next_logits(model, variables, rows), P("batch"))
-    position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), state.step)
+    position_keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys.reshape(-1), state.step)
     drawn = draw(logits, position_keys, parameters)
     tokens, log_probabilities = (x.reshape(state.last.shape) for x in drawn)
 
     running = state.finish == Finish.RUNNING
-    stopped = jnp.any(
-        tokens[..., None] == jnp.broadcast_to(stop_ids, (*tokens.shape, stop_ids.size)), axis=-1
-    )
-    exhausted = state.step + 1 >= max_tokens
+    stop_ids = jnp.broadcast_to(parameters.stop_ids, (*tokens.shape, parameters.stop_ids.size))
+    stopped = jnp.any(tokens[..., None] == stop_ids, axis=-1)
+    exhausted = state.step + 1 >= parameters.max_tokens
     finish = jnp.where(stopped, Finish.STOP, jnp.where(exhausted, Finish.LENGTH, Finish.RUNNING))
 
     def record(buffer: Array, value: Array) -> Array:
         update = jnp.where(running, value, jnp.zeros_like(value))[..., None]
         return jax.lax.dynamic_update_slice_in_dim(buffer, update, state.step, buffer.ndim - 1)
 
-    state = DecodeState(
+    state = state.replace(
         level=append(state.level, token_level, state.step),
         tokens=record(state.tokens, tokens),
         log_probabilities=record(state.log_probabilities, log_probabilities),
@@ -284,8 +230,14 @@ def _step(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "size"))
-def initial_state(model: Llama, first: Int[Array, "*N"], size: int) -> DecodeState:
-    """Nothing decoded yet, and room for `size` tokens a node."""
+def initial_state(
+    model: Llama, first: Int[Array, "*tree"], keys: Key[Array, "*tree"], size: int
+) -> DecodeState:
+    """Nothing decoded yet, and room for `size` tokens a node.
+
+    first: the last token of each node's prompt.
+    keys:  one per node; the token at position t is drawn with fold_in(key, t).
+    """
     state = DecodeState(
         level=zeros(level_spec(model, first.shape, size)),
         tokens=jnp.zeros((*first.shape, size), jnp.int32),
@@ -293,51 +245,10 @@ def initial_state(model: Llama, first: Int[Array, "*N"], size: int) -> DecodeSta
         lengths=jnp.zeros(first.shape, jnp.int32),
         finish=jnp.full(first.shape, Finish.RUNNING, jnp.int32),
         last=first,
+        keys=keys,
         step=jnp.int32(0),
     )
     return constrain(model.mesh, state, state.axes)
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def _of_questions(
-    state: DecodeState,
-    ancestors: tuple[Level, ...],
-    keys: Key[Array, "*N"],
-    kept: Int[Array, "shards R"],
-    mesh: Mesh | None,
-) -> tuple[DecodeState, tuple[Level, ...], Key[Array, "*M"]]:
-    """The part of a batch that belongs to some of its questions: to those that are `kept` of each
-    of its shards, counted within the shard."""
-    shards, rows = kept.shape
-
-    def of(x: Array, axis: int = 0) -> Array:
-        before, after = x.shape[:axis], x.shape[axis + 1 :]
-        split = x.reshape(*before, shards, x.shape[axis] // shards, *after)
-        taken = jax.vmap(lambda part, rows: jnp.take(part, rows, axis=axis), (axis, 0), axis)(
-            split, kept
-        )
-        return taken.reshape(*before, shards * rows, *after)
-
-    def of_level(level: Level) -> Level:
-        if not level.leading:
-            return level
-        part = Level(of(level.keys, 1), of(level.values, 1), of(level.lengths))
-        return constrain(mesh, part, level_axes(len(level.leading)))
-
-    part = DecodeState(
-        level=of_level(state.level),
-        tokens=of(state.tokens),
-        log_probabilities=of(state.log_probabilities),
-        lengths=of(state.lengths),
-        finish=of(state.finish),
-        last=of(state.last),
-        step=state.step,
-    )
-    return (
-        constrain(mesh, part, part.axes),
-        tuple(of_level(level) for level in ancestors),
-        constrain(mesh, of(keys), P("batch")),
-    )
 
 
 @functools.partial(jax.jit, static_argnames=("size", "mesh"))

@@ -1,9 +1,10 @@
-"""Sampling one role's completions for a batch of questions, from ragged token segments."""
+"""Sampling one role's completions for a batch of questions, from ragged prompt segments."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import PartitionSpec as P
@@ -12,7 +13,14 @@ from jaxtyping import Array, Int, Key
 from malt_jax.model.levels import Level
 from malt_jax.model.llama import Llama, Params
 from malt_jax.sampling.cache import pad_segments, prefill
-from malt_jax.sampling.decode import Completions, DecodeState, decode, node_keys
+from malt_jax.sampling.completions import Completions
+from malt_jax.sampling.decode import (
+    PartialCompletions,
+    cache_sizes,
+    decode,
+    initial_state,
+    node_keys,
+)
 from malt_jax.sampling.token import SamplingParameters
 from malt_jax.sharding.rules import batch_shards, device_put
 
@@ -20,86 +28,85 @@ Segments = Sequence[Sequence[int]]
 """Token ids of every node of one level, in row-major order of its leading axes."""
 
 
+class Request(NamedTuple):
+    """Completions to be sampled together.
+
+    levels:    the prompts as segments, one list a level: levels[0] holds the one segment that all
+               prompts begin with, levels[1 + d] those of the nodes with leading axes
+               (Q, *branching[:d]). The segments of the last level are not empty.
+    branching: branches down to and including the completions, len(levels) - 1 numbers.
+    questions: ids of the questions, on which the random keys depend.
+    key:       a completion's own key depends on it, its question's id and its path.
+    first_branch: number of the first branch below every question. Branches that are drawn in
+               several requests are the same as in one request that draws them all.
+    """
+
+    levels: Sequence[Segments]
+    branching: tuple[int, ...]
+    questions: Int[np.ndarray, " Q"]
+    key: Key[Array, ""]
+    first_branch: int = 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """A model and the settings that its completions are drawn with."""
+    """A model and the parameters that its completions are drawn with.
+
+    chunk: tokens that are decoded between two looks of the host.
+    batch: questions that a smaller request is padded to, so that all run the same programs.
+    """
 
     model: Llama
     parameters: SamplingParameters
-    stop_ids: tuple[int, ...]
-    max_tokens: int
     chunk: int
+    batch: int = 1
 
-    def sample(
-        self,
-        variables: Params,
-        levels: Sequence[Segments],
-        branching: Sequence[int],
-        questions: Int[np.ndarray, "Q"],
-        key: Key[Array, ""],
-        on_chunk: Callable[[DecodeState], None] | None = None,
-        *,
-        first_branch: int = 0,
-    ) -> Completions:
-        """Draws branching[-1] completions for every node of the deepest level given.
-
-        levels:    the prompt as segments, one list a level: levels[0] holds the one segment that
-                   all questions' prompts begin with, levels[1 + d] those of the nodes with leading
-                   axes (Q, *branching[:d]). Those of the last level may not be empty.
-        branching: branches down to and including the completions, len(levels) - 1 numbers.
-        questions: ids of the questions, which the random keys depend on.
-        first_branch: number of the first branch below every question; branches drawn in several
-                   calls are those of one call that draws them all.
+    def sample(self, variables: Params, request: Request) -> Completions:
+        """Draws branching[-1] completions for every node of the deepest level.
 
         Each segment is prefilled once, whatever the number of its descendants. The last token of a
-        prompt is not prefilled but fed as the first input of the decode, separately by each of its
-        completions, so that no logits have to be carried over from the prefill.
+        prompt is not prefilled: each of its completions takes it as the first input, so no logits
+        are carried from the prefill to the decode.
         """
-        mesh = self.model.mesh
-        asked = len(questions)
-        missing = -asked % batch_shards(mesh)
-        # The last question again and again, so that the batch divides by its shards.
-        questions = np.pad(questions, (0, missing), mode="edge")
-        rows = len(questions)
+        *_, partial = self._decode(variables, request)
+        return partial.read().of_questions(len(request.questions))
+
+    def stream(self, variables: Params, request: Request) -> Iterator[Completions]:
+        """As `sample`, and yields the completions so far after every chunk."""
+        for partial in self._decode(variables, request):
+            yield partial.read().of_questions(len(request.questions))
+
+    def _decode(self, variables: Params, request: Request) -> Iterator[PartialCompletions]:
+        model, mesh = self.model, self.model.mesh
+        asked = len(request.questions)
+        levels, questions = self._padded(request)
+        nodes = (len(questions), *request.branching)
+        first = [segment[-1] for segment in levels[-1]]
+        levels = [*levels[:-1], [segment[:-1] for segment in levels[-1]]]
         ancestors: tuple[Level, ...] = ()
         for depth, segments in enumerate(levels):
-            leading = (rows, *branching)[:depth]
-            if depth:
-                last = len(segments) // asked
-                segments = [*segments, *[*segments[-last:]] * missing]
-            if depth == len(levels) - 1:
-                first = np.array([segment[-1] for segment in segments], np.int32)
-                segments = [segment[:-1] for segment in segments]
+            leading = nodes[:depth]
             tokens, lengths = pad_segments(segments, leading)
             tokens, lengths = device_put(mesh, (tokens, lengths), P("batch") if leading else P())
-            level = prefill(self.model, variables, tokens, lengths, ancestors)
+            level = prefill(model, variables, tokens, lengths, ancestors)
             ancestors = (*ancestors, level)
-        forked = np.repeat(first, branching[-1]).reshape(rows, *branching)
-        completions = decode(
-            self.model,
-            variables,
-            ancestors,
-            forked,
-            node_keys(key, questions, branching, first_branch),
-            self.parameters,
-            stop_ids=self.stop_ids,
-            max_tokens=self.max_tokens,
-            chunk=self.chunk,
-            fill=missing,
-            on_chunk=on_chunk,
-        )
-        return completions.of_questions(asked)
+        forked = np.repeat(np.array(first, np.int32), nodes[-1]).reshape(nodes)
+        keys = node_keys(request.key, questions, request.branching, request.first_branch)
+        forked, keys = device_put(mesh, (forked, keys), P("batch"))
+        size = next(cache_sizes(int(self.parameters.max_tokens), self.chunk))
+        state = initial_state(model, forked, keys, size)
+        yield from decode(model, variables, ancestors, state, self.parameters, self.chunk, asked)
 
+    def _padded(self, request: Request) -> tuple[list[Segments], Int[np.ndarray, " Q"]]:
+        """The levels and question ids with the last question repeated.
 
-def prompt_rows(levels: Sequence[Segments]) -> list[list[int]]:
-    """The whole prompt of every node of the deepest level, one row each, in row-major order."""
-    nodes = len(levels[-1])
-    below = [nodes // len(segments) for segments in levels]
-    return [
-        [
-            token
-            for segments, descendants in zip(levels, below, strict=True)
-            for token in segments[node // descendants]
+        The batch becomes as large as `batch`, and a multiple of its shards on the mesh.
+        """
+        asked = len(request.questions)
+        missing = max(0, self.batch - asked)
+        missing += -(asked + missing) % batch_shards(self.model.mesh)
+        root, *below = request.levels
+        padded = [
+            [*segments, *[*segments[-(len(segments) // asked) :]] * missing] for segments in below
         ]
-        for node in range(nodes)
-    ]
+        return [root, *padded], np.pad(request.questions, (0, missing), mode="edge")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 _BLOCK = 128
@@ -14,7 +15,7 @@ _BLOCK = 128
 
 
 class SamplingParameters(flax.struct.PyTreeNode):
-    """How tokens are drawn. All values are traced: changing one compiles nothing."""
+    """How completions are drawn. All values are traced: changing one compiles nothing."""
 
     temperature: Float[Array, ""]
     """0 is greedy."""
@@ -22,10 +23,30 @@ class SamplingParameters(flax.struct.PyTreeNode):
     """Smallest set of tokens with at least this probability; 1 switches it off."""
     top_k: Int[Array, ""]
     """Number of most probable tokens; 0 switches it off."""
+    stop_ids: Int[Array, " stops"]
+    """Tokens that end a completion."""
+    max_tokens: Int[Array, ""]
+    """Longest completion."""
 
     @classmethod
-    def create(cls, temperature: float, top_p: float = 1.0, top_k: int = 0) -> SamplingParameters:
-        return cls(jnp.float32(temperature), jnp.float32(top_p), jnp.int32(top_k))
+    def create(
+        cls,
+        temperature: float,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        *,
+        stop_ids: Sequence[int] = (),
+        max_tokens: int = 0,
+    ) -> SamplingParameters:
+        """The parameters as arrays."""
+        # From NumPy's scalars, which need no program to be compiled.
+        return cls(
+            jnp.asarray(np.float32(temperature)),
+            jnp.asarray(np.float32(top_p)),
+            jnp.asarray(np.int32(top_k)),
+            jnp.asarray(np.array(sorted(stop_ids), np.int32)),
+            jnp.asarray(np.int32(max_tokens)),
+        )
 
 
 def draw(

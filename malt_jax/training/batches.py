@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -77,12 +78,6 @@ BATCH_AXES = Batch(**_AXES | {"prefix": P()})
 """The logical axes of a batch's arrays."""
 
 
-def within_limit(examples: Sequence[Example], max_positions: int) -> tuple[list[int], int]:
-    """Indices of the examples that fit into `max_positions` positions, and how many do not."""
-    kept = [i for i, example in enumerate(examples) if example.positions <= max_positions]
-    return kept, len(examples) - len(kept)
-
-
 class Batches:
     """The batches of a training set.
 
@@ -110,6 +105,12 @@ class Batches:
         self._prefix = _common_prefix([example.prompt for example in examples])
         self._groups = _groups_by_length(examples, batch_size, len(self._prefix))
         self._orders: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
+
+    def with_reference(self, logps: Float[np.ndarray, "rows N"]) -> Batches:
+        """The same batches with their completions' log-probabilities under a reference."""
+        batches = copy.copy(self)
+        batches.reference_logps = logps
+        return batches
 
     @property
     def steps_per_epoch(self) -> int:

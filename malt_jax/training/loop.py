@@ -1,138 +1,109 @@
-"""The host loop that both training stages run: epochs of batches through `train_step`."""
+"""The training loop: a generator of updates. Its caller logs, saves and stops."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
-from malt_jax.config import DpoConfig, SftConfig
+from malt_jax.config import SftConfig
 from malt_jax.errors import UserError
 from malt_jax.model.llama import Params
-from malt_jax.sharding.rules import device_put
-from malt_jax.training.batches import BATCH_AXES, Batches, Example, within_limit
+from malt_jax.sharding.rules import device_put, to_host
+from malt_jax.training.batches import BATCH_AXES, Batches, Example
 from malt_jax.training.optimizer import epochs_for
 from malt_jax.training.policy import Policy
 from malt_jax.training.step import (
     Metrics,
     Objective,
     TrainState,
+    completion_logps,
     init_state,
     state_axes,
     train_step,
 )
 
-StepMetrics = dict[str, float]
-OnStep = Callable[[StepMetrics], None]
+
+def start_state(policy: Policy, objective: Objective, start: Params) -> TrainState:
+    """A state at step 0 on the policy's mesh, with a copy of the weights `start`."""
+    mesh = policy.model.mesh
+    start = device_put(mesh, start, policy.axes)
+    state = init_state(start, objective.options)
+    return device_put(mesh, state, state_axes(policy, objective.options))
 
 
-class Saver(Protocol):
-    """Keeps the state of a training stage, so that it goes on there after an interruption."""
+def total_updates(options: SftConfig, batches: Batches) -> int:
+    """The number of updates of a whole training stage.
 
-    def restore(self, state: TrainState) -> TrainState:
-        """The state that was kept, laid out as `state`; `state` itself if there is none."""
-
-    def is_due(self, step: int) -> bool:
-        """Whether the state after so many updates is to be kept."""
-
-    def save(self, step: int, state: TrainState) -> None:
-        """Keeps it; what it raises ends the training."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What a training stage leaves behind."""
-
-    trainable: Params
-    history: list[StepMetrics]
-    """Metrics of every update of this attempt, with "step" (from 1), "steps", "epoch" and
-    "seconds_left"."""
-    rows: int
-    """Rows trained on."""
-    dropped: int
-    """Rows left out because they do not fit into the model's positions."""
-    reference_logps: Float[np.ndarray, "rows N"] | None = None
-    """DPO: the reference's log-probabilities of every row given, dropped ones NaN."""
-
-
-def rows_that_fit(examples: Sequence[Example], policy: Policy, what: str) -> tuple[list[int], int]:
-    """Indices of the rows that the model's positions can hold, and how many it cannot.
-
-    Raises UserError when there are no rows, or none that fits.
+    Raises UserError when a micro-batch does not divide the batch.
     """
-    if not examples:
-        raise UserError(f"there are no {what} to train on")
-    limit = policy.model.config.max_positions
-    kept, dropped = within_limit(examples, limit)
-    if not kept:
-        shortest = min(example.positions for example in examples)
-        raise UserError(
-            f"none of the {len(examples)} {what} fits into the model's {limit} positions (the"
-            f" shortest needs {shortest}): raise model.max_positions or lower sampling.max_tokens"
-        )
-    return kept, dropped
+    micro = options.micro_batch_size
+    if micro is not None and options.batch_size % micro:
+        raise UserError(f"micro_batch_size={micro} does not divide batch_size={options.batch_size}")
+    return (options.epochs or epochs_for(len(batches.examples))) * batches.steps_per_epoch
 
 
-def fit(
+def train(
     policy: Policy,
     objective: Objective,
     base: Params,
-    start: Params,
+    state: TrainState,
     batches: Batches,
-    config: SftConfig | DpoConfig,
-    *,
-    seed: int,
-    on_step: OnStep | None,
-    saver: Saver | None = None,
-) -> tuple[Params, list[StepMetrics]]:
-    """Trains from `start`, which is left as it is, for the configured number of epochs.
+) -> Iterator[tuple[int, TrainState, Metrics]]:
+    """Updates from `state` to the end of the stage.
 
-    Metrics reach `on_step` one update late: the host never waits for the update in progress, unless
-    its state is saved. An attempt that goes on with a saved state ends in the same bits.
+    base:  the frozen weights, unchanged.
+    state: where training begins or goes on; donated.
+    batches: their seed also decides dropout.
+
+    Yields the number of updates made, the state after them and the metrics of the last one. The
+    metrics are on the device: who reads those of the previous update keeps the device busy. The
+    next iteration donates the state. Training that goes on from a state ends in the same bits.
     """
-    micro = config.micro_batch_size
-    if micro is not None and config.batch_size % micro:
-        raise UserError(f"micro_batch_size={micro} does not divide batch_size={config.batch_size}")
-    epochs = config.epochs or epochs_for(len(batches.examples))
-    per_epoch = batches.steps_per_epoch
-    steps = epochs * per_epoch
     mesh = policy.model.mesh
-    start = device_put(mesh, start, policy.axes)
-    state = device_put(mesh, init_state(start, config), state_axes(policy, config))
-    if saver is not None:
-        state = saver.restore(state)
-    first = int(state.step)
-    key, total_steps = device_put(mesh, (jax.random.key(seed), np.int32(steps)), P())
-    history: list[StepMetrics] = []
-    began = time.monotonic()
+    steps = total_updates(objective.options, batches)
+    key, total_steps = device_put(mesh, (jax.random.key(batches.seed), np.int32(steps)), P())
+    for step in range(int(state.step), steps):
+        batch = device_put(mesh, batches.batch(*divmod(step, batches.steps_per_epoch)), BATCH_AXES)
+        state, metrics = train_step(policy, objective, state, base, batch, total_steps, key)
+        yield step + 1, state, metrics
 
-    def record(metrics: Metrics) -> None:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        made = len(history) + 1
-        done = first + made
-        values |= {"step": done, "steps": steps, "epoch": done / per_epoch}
-        values["seconds_left"] = (time.monotonic() - began) / made * (steps - done)
-        history.append(values)
-        if on_step is not None:
-            on_step(values)
 
-    pending: Metrics | None = None
-    for step in range(first, steps):
-        batch = device_put(mesh, batches.batch(step // per_epoch, step % per_epoch), BATCH_AXES)
-        state, metrics = train_step(policy, objective, config, state, base, batch, total_steps, key)
-        if pending is not None:
-            record(pending)
-        pending = metrics
-        if saver is not None and saver.is_due(step + 1):
-            record(metrics)
-            pending = None
-            saver.save(step + 1, state)
-    if pending is not None:
-        record(pending)
-    return state.trainable, history
+def reference_logps(
+    policy: Policy, base: Params, reference: Params, examples: Sequence[Example], batch_size: int
+) -> Float[np.ndarray, "rows completions"]:
+    """Log-probability of every completion of every example under a frozen policy, in nats."""
+    batches = Batches(examples, batch_size, seed=0)
+    mesh = policy.model.mesh
+    reference = device_put(mesh, reference, policy.axes)
+    logps = np.full((len(examples), len(examples[0].completions)), np.nan, np.float32)
+    for step in range(batches.steps_per_epoch):
+        batch = batches.batch(0, step)
+        real = np.asarray(batch.rows) >= 0
+        placed = device_put(mesh, batch, BATCH_AXES)
+        values = to_host(completion_logps(policy, base, reference, placed))
+        logps[batch.rows[real]] = values[real]
+    return logps
+
+
+def rows_that_fit(
+    examples: Sequence[Example], max_positions: int, what: str
+) -> tuple[list[Example], int]:
+    """The examples that the model's positions can hold, and the number of the others.
+
+    Raises UserError when there are no examples, or none that fits.
+    """
+    if not examples:
+        raise UserError(f"there are no {what} to train on")
+    kept = [example for example in examples if example.positions <= max_positions]
+    if not kept:
+        shortest = min(example.positions for example in examples)
+        raise UserError(
+            f"none of the {len(examples)} {what} fits into the model's {max_positions} positions"
+            f" (the shortest needs {shortest}): raise model.max_positions or lower"
+            " sampling.max_tokens"
+        )
+    return kept, len(examples) - len(kept)

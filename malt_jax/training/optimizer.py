@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from malt_jax.config import DpoConfig, SftConfig
+from malt_jax.config import SftConfig
 
 UNDECAYED = ("scale", "bias")
 
@@ -20,7 +20,7 @@ def epochs_for(rows: int) -> int:
     return max(1, min(10, round(10_000 / rows)))
 
 
-def optimizer(config: SftConfig | DpoConfig) -> optax.GradientTransformation:
+def optimizer(config: SftConfig) -> optax.GradientTransformation:
     """AdamW (arXiv 1711.05101) after clipping to `max_grad_norm`, in units of the learning rate.
 
     The learning rate is left to `learning_rate`, so that stages of different lengths run the same
@@ -47,7 +47,7 @@ def _decayed(trainable: Any) -> Any:
 
 
 def learning_rate(
-    step: Int[Array, ""], total_steps: Int[Array, ""], config: SftConfig | DpoConfig
+    step: Int[Array, ""], total_steps: Int[Array, ""], config: SftConfig
 ) -> Float[Array, ""]:
     """Learning rate of update number `step` (from 0): linear from 0 over `warmup_steps`, then half
     a cosine down to 0 at `total_steps`, as transformers' `get_cosine_schedule_with_warmup`."""

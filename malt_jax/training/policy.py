@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from malt_jax.model.llama import (
     next_logits,
     variable_specs,
 )
-from malt_jax.sharding.rules import abstract, batch_shards
+from malt_jax.model.lora import merge_adapter
+from malt_jax.sharding.rules import abstract, batch_shards, device_put
 from malt_jax.training.batches import Batch
 from malt_jax.training.losses import TokenScores, token_scores
 
@@ -95,3 +96,45 @@ class Policy:
             vocab_size=self.model.config.vocab_size,
             shards=batch_shards(self.model.mesh),
         )
+
+
+class SamplingWeights:
+    """Every role's variables as the sampler takes them, on the sampler's mesh.
+
+        with SamplingWeights(sampler.model, policy, base) as weights:
+            variables = weights.of(adapter)
+
+    The base weights are resharded for sampling at most once, and freed when the block ends.
+    """
+
+    def __init__(self, model: Llama, policy: Policy, base: Params) -> None:
+        self._model, self._policy, self._base = model, policy, base
+        self._resharded: Params | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resharded = None
+
+    def of(self, trainable: Params | None) -> Params:
+        """The variables of a role with these trained weights; None: the untrained base model."""
+        model, policy = self._model, self._policy
+        specs = variable_specs(model)
+        if model.lora is not None:
+            adapter = policy.init(self._base, jax.random.key(0)) if trainable is None else trainable
+            adapter = device_put(model.mesh, adapter, specs["adapter"])
+            return {"params": self._untrained(specs["params"]), "adapter": adapter}
+        if trainable is None:
+            return {"params": self._untrained(specs["params"])}
+        if policy.model.lora is None:
+            params = jax.tree.map(lambda x: x.astype(model.dtype), trainable)
+        else:
+            trainable = device_put(policy.model.mesh, trainable, policy.axes)
+            params = merge_adapter(self._base, trainable, policy.model.lora)
+        return {"params": device_put(model.mesh, params, specs["params"])}
+
+    def _untrained(self, specs: Params) -> Params:
+        if self._resharded is None:
+            self._resharded = device_put(self._model.mesh, self._base, specs)
+        return self._resharded

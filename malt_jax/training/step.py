@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import ClassVar, Protocol
 
@@ -13,10 +12,9 @@ import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from malt_jax.config import DpoConfig, SftConfig
+from malt_jax.config import SftConfig
 from malt_jax.model.llama import Params
 from malt_jax.sharding.rules import constrain
-from malt_jax.training import losses
 from malt_jax.training.batches import Batch
 from malt_jax.training.losses import TokenScores
 from malt_jax.training.optimizer import learning_rate, optimizer
@@ -34,14 +32,14 @@ class TrainState(flax.struct.PyTreeNode):
     optimizer: optax.OptState
 
 
-def init_state(trainable: Params, config: SftConfig | DpoConfig) -> TrainState:
+def init_state(trainable: Params, config: SftConfig) -> TrainState:
     """A state at step 0 with a copy of `trainable`, because steps donate their state."""
     trainable = jax.tree.map(lambda x: jnp.array(x, copy=True), trainable)
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer(config).init(trainable))
 
 
-def state_axes(policy: Policy, config: SftConfig | DpoConfig) -> TrainState:
-    """The logical axes of every array of a state: Adam's moments lie as the weights they are of."""
+def state_axes(policy: Policy, config: SftConfig) -> TrainState:
+    """The logical axes of every array of a state: Adam's moments have those of their weights."""
     shapes = jax.eval_shape(partial(init_state, config=config), policy.like())
     axes: TrainState = optax.tree.map_params(
         optimizer(config),
@@ -54,10 +52,17 @@ def state_axes(policy: Policy, config: SftConfig | DpoConfig) -> TrainState:
 
 
 class Objective(Protocol):
-    """A loss in the form that adds up over micro-batches: sums, and what to divide them by."""
+    """A loss of token scores, in a form that adds up over micro-batches: sums and a divisor.
+
+    Objectives are frozen dataclasses: as static arguments they select the compiled program.
+    """
 
     dropout: ClassVar[bool]
     """Whether LoRA's dropout acts in training."""
+
+    @property
+    def options(self) -> SftConfig:
+        """Batch size, learning rate and the optimizer's options."""
 
     def count(self, batch: Batch) -> Float[Array, ""]:
         """Size of a batch in the unit that the loss is a mean over."""
@@ -66,88 +71,21 @@ class Objective(Protocol):
         """ "loss" and other metrics, summed over that unit."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SftObjective:
-    """Mean negative log-probability of the completion tokens: each token of the batch weighs the
-    same, whatever the length of its completion (as in TRL)."""
-
-    dropout: ClassVar[bool] = True
-
-    def count(self, batch: Batch) -> Float[Array, ""]:
-        return jnp.sum(_mask(batch).astype(jnp.float32))
-
-    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
-        mask = _mask(batch)
-
-        def total(x: Array) -> Float[Array, ""]:
-            return jnp.sum(jnp.where(mask, x.astype(jnp.float32), 0.0))
-
-        return {
-            "loss": -total(scores.logps),
-            "entropy": total(scores.entropies),
-            "mean_token_accuracy": total(scores.correct),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class DpoObjective:
-    """Mean DPO loss of the batch's pairs, plus `nll_weight` times the negative log-probability per
-    token of the chosen completion (arXiv 2404.19733, eq. 1; TRL, as `rpo_alpha`, takes the mean
-    over the tokens of the batch instead).
-
-    Dropout does not act, as by default in TRL: policy and reference differ by training alone.
-    """
-
-    beta: float
-    label_smoothing: float
-    nll_weight: float
-    dropout: ClassVar[bool] = False
-
-    def count(self, batch: Batch) -> Float[Array, ""]:
-        return jnp.sum(batch.weights)
-
-    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
-        if batch.reference_logps is None:
-            raise ValueError("DPO needs the reference's log-probabilities of the batch")
-        logps = sum_logps(scores, batch)
-        pair_losses = losses.dpo_losses(
-            logps, batch.reference_logps, beta=self.beta, label_smoothing=self.label_smoothing
-        )
-        nll = -logps[:, 0] / jnp.maximum(batch.lengths[:, 0], 1).astype(jnp.float32)
-        rewards = losses.implicit_rewards(logps, batch.reference_logps, self.beta)
-        chosen, rejected = rewards[:, 0], rewards[:, 1]
-
-        def total(x: Float[Array, " B"]) -> Float[Array, ""]:
-            return jnp.sum(batch.weights * x)
-
-        return {
-            "loss": total(pair_losses + self.nll_weight * nll),
-            "nll_loss": total(nll),
-            "rewards/chosen": total(chosen),
-            "rewards/rejected": total(rejected),
-            "rewards/margins": total(chosen - rejected),
-            "rewards/accuracies": total((chosen > rejected).astype(jnp.float32)),
-            "logps/chosen": total(logps[:, 0]),
-            "logps/rejected": total(logps[:, 1]),
-        }
-
-
 def sum_logps(scores: TokenScores, batch: Batch) -> Float[Array, "B N"]:
     """Log-probability of each completion: the sum over its tokens."""
-    return jnp.sum(jnp.where(_mask(batch), scores.logps, 0.0), axis=-1)
+    return jnp.sum(jnp.where(completion_mask(batch), scores.logps, 0.0), axis=-1)
 
 
-def _mask(batch: Batch) -> Array:
+def completion_mask(batch: Batch) -> Array:
     """Which of [B, N, C] are tokens of a completion, by length; padding rows have length 0."""
     shape = batch.targets.shape
     return jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) < batch.lengths[..., None]
 
 
-@partial(jax.jit, static_argnames=("policy", "objective", "config"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("policy", "objective"), donate_argnames=("state",))
 def train_step(
     policy: Policy,
     objective: Objective,
-    config: SftConfig | DpoConfig,
     state: TrainState,
     base: Params,
     batch: Batch,
@@ -156,14 +94,15 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One AdamW update with the batch's mean gradient.
 
-    The batch is cut into micro-batches of `config.micro_batch_size` rows whose gradients are added,
-    weighted as in the whole batch. `total_steps` only sets the learning rate, and `key` is folded
-    with the step, so one compiled program serves every role and stage of the same shapes.
+    Gradient accumulation: the batch is cut into micro-batches of `micro_batch_size` rows, whose
+    gradients are added with their weights in the whole batch. `total_steps` only sets the learning
+    rate, and `key` is folded with the step, so one compiled program serves every role and stage of
+    the same shapes.
 
     Donates `state`. Returns the new state and the metrics of the batch before the update, with
     "grad_norm" (before clipping) and "learning_rate".
     """
-    mesh = policy.model.mesh
+    mesh, config = policy.model.mesh, objective.options
     rows = batch.weights.shape[0]
     micro = config.micro_batch_size or rows
     pieces = jax.tree.map(

@@ -18,7 +18,7 @@ from malt_jax.checkpoints.weights import disassemble
 from malt_jax.model.attention import rotation
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
 from malt_jax.model.llama import Block, Decoder, Llama, Params, forward, next_logits
-from malt_jax.sampling.sampler import Sampler
+from malt_jax.sampling.sampler import Request, Sampler
 from malt_jax.sampling.token import SamplingParameters
 
 TOLERANCE = 2e-4
@@ -158,10 +158,10 @@ def test_the_sampler_decodes_smollm2_greedily_as_transformers_does(
     tokenizer = smollm2.tokenizer
     chats = [tokenizer.render([{"role": "user", "content": text}]) for text in PROMPTS]
     prompts = [tokenizer.encode(chat, special=True) for chat in chats]
-    model, parameters = Llama(smollm2.config), SamplingParameters.create(0.0)
-    sampler = Sampler(model, parameters, tokenizer.stop_ids, max_tokens=24, chunk=24)
+    parameters = SamplingParameters.create(0.0, stop_ids=tokenizer.stop_ids, max_tokens=24)
+    sampler = Sampler(Llama(smollm2.config), parameters, chunk=24)
     variables, ids = {"params": smollm2.params}, np.arange(len(prompts))
-    ours = sampler.sample(variables, [[()], prompts], (1,), ids, jax.random.key(0))
+    ours = sampler.sample(variables, Request([[()], prompts], (1,), ids, jax.random.key(0)))
     for row, prompt in enumerate(prompts):
         # By induction over its prefixes: each token is transformers' choice after those before it.
         text = ours.ids(row, 0)

@@ -15,9 +15,9 @@ from upath import UPath
 
 from malt_jax import train
 from malt_jax.config import load_config
-from malt_jax.experiment import prepare
 from malt_jax.files import location, names_in, remove_tree
-from malt_jax.malt.round import learned
+from malt_jax.malt.experiment import Experiment, prepare
+from malt_jax.malt.round import Trained, restore_trained
 from malt_jax.model.llama import Params
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
 from tests.buckets import emulated
@@ -117,8 +117,8 @@ def test_adapters_are_the_same_but_for_the_order_of_sums(one: Path, several: Pat
     # as little, except where the gradient itself is almost 0 and may even have the other sign: the
     # first update is then the learning rate in the one direction or in the other.
     experiment = prepare(load_config(one / CONFIG_FILE))
-    runs = [learned(experiment, RunDirectory.read(run)) for run in (one, several)]
-    untrained = experiment.policy.init(experiment.checkpoint.params, jax.random.key(0))
+    runs = [trained(experiment, run) for run in (one, several)]
+    untrained = experiment.policy.init(experiment.base, jax.random.key(0))
     assert (several / "round-0/generator/dpo").is_dir()
     for stage in ("sft", "final"):
         alone, together = (getattr(run, stage) for run in runs)
@@ -128,6 +128,11 @@ def test_adapters_are_the_same_but_for_the_order_of_sums(one: Path, several: Pat
             differences = np.abs(flat(alone[role]) - flat(together[role]))
             assert differences.max() < 2 * LEARNING_RATE
             assert np.quantile(differences, 0.999) < LEARNING_RATE / 100
+
+
+def trained(experiment: Experiment, run: Path | UPath) -> Trained:
+    like = experiment.policy.like()
+    return restore_trained(RunDirectory.read(run), 1, experiment.pipeline.names, like)
 
 
 def flat(tree: Params) -> np.ndarray:
@@ -156,9 +161,7 @@ def test_a_run_in_a_bucket_is_the_same_and_goes_on(two: UPath, in_a_bucket: UPat
     assert nodes(in_a_bucket) == nodes(two) and results(in_a_bucket) == results(two)
     # Two processes write their parts of a checkpoint: the last digits are those of two again.
     experiment = prepare(load_config(two / CONFIG_FILE))
-    on_disk, above = (
-        learned(experiment, RunDirectory.read(run)).final for run in (two, in_a_bucket)
-    )
+    on_disk, above = (trained(experiment, run).final for run in (two, in_a_bucket))
     for role in on_disk:
         np.testing.assert_array_equal(flat(on_disk[role]), flat(above[role]))
     assert names_in(in_a_bucket, ".*") == [], "no lock is left"

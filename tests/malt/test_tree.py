@@ -9,10 +9,10 @@ import pytest
 
 from malt_jax.config import load_config
 from malt_jax.errors import UserError
-from malt_jax.experiment import Experiment, prepare
-from malt_jax.malt.tree import Tree, expand, from_parquet, graded, to_parquet
+from malt_jax.malt.experiment import Experiment, prepare, select_questions
+from malt_jax.malt.tree import Tree, expand, from_parquet, grade, to_parquet
 from malt_jax.sampling.decode import node_keys
-from malt_jax.sampling.token import SamplingParameters
+from malt_jax.tasks.base import Question
 from malt_jax.train import QUICKSTART
 from tests.sampling.naive import decode_naively
 
@@ -25,33 +25,30 @@ def experiment() -> Experiment:
     return prepare(load_config(QUICKSTART, ["sampling.temperature=1.0", "sampling.max_tokens=40"]))
 
 
+def train_questions(experiment: Experiment, limit: int) -> list[Question]:
+    return select_questions(experiment.task, "train", limit, seed=0)
+
+
 @pytest.fixture(scope="module")
 def tree(experiment: Experiment) -> Tree:
-    questions = experiment.questions("train", 3)
-    variables = [experiment.variables(None)] * 3
-    completions = expand(
-        experiment.sampler, experiment.prompts, variables, questions, BRANCHING, KEY, batch=4
-    )
-    names = experiment.pipeline.names
-    tokenizer = experiment.checkpoint.tokenizer
-    return graded(experiment.task, questions, names, completions, tokenizer)
+    questions, pipeline = train_questions(experiment, 3), experiment.pipeline
+    sampler = dataclasses.replace(experiment.sampler, batch=4)
+    with experiment.sampling_weights() as weights:
+        variables = [weights.of(None)] * 3
+    completions = expand(sampler, pipeline.prompts, variables, questions, BRANCHING, KEY)
+    return grade(experiment.task, questions, pipeline.names, completions, pipeline.tokenizer)
 
 
 def test_every_role_reads_what_its_ancestors_wrote(experiment: Experiment, tree: Tree) -> None:
     """The refinements of the last question, sampled anew from flat prompts without any sharing."""
     question = tree.questions[2]
-    prompt = experiment.prompts[2]
-    rows = [prompt.flat(question.text, tree.ancestors(2, path)) for path in np.ndindex(BRANCHING)]
+    prompt = experiment.pipeline.prompts[2]
+    rows = [prompt.ids(question.text, tree.ancestors(2, path)) for path in np.ndindex(BRANCHING)]
     keys = node_keys(jax.random.fold_in(KEY, 2), np.array([question.id]), BRANCHING).reshape(-1)
-    naive = decode_naively(
-        experiment.sampler.model,
-        experiment.variables(None),
-        rows,
-        keys,
-        SamplingParameters.create(1.0),
-        stop_ids=experiment.sampler.stop_ids,
-        max_tokens=40,
-    )
+    with experiment.sampling_weights() as weights:
+        variables = weights.of(None)
+    sampler = experiment.sampler
+    naive = decode_naively(sampler.model, variables, rows, keys, sampler.parameters)
     for row, path in enumerate(np.ndindex(BRANCHING)):
         assert tree.ids(2, path) == naive.ids(row)
 
@@ -88,6 +85,5 @@ def test_a_damaged_or_foreign_tree_is_refused(tree: Tree, tmp_path: Path) -> Non
 
 
 def test_a_prompt_that_could_exceed_the_model_is_refused(experiment: Experiment) -> None:
-    question = dataclasses.replace(experiment.questions("train", 1)[0], text="many words " * 400)
-    with pytest.raises(UserError, match=r"sampling\.max_tokens=40"):
-        experiment.check_lengths([question])
+    with pytest.raises(UserError, match=r"many words.*sampling\.max_tokens=40"):
+        experiment.pipeline.check_lengths(["many words " * 400], 40, 1024)

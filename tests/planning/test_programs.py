@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from malt_jax.config import load_config
-from malt_jax.experiment import meshes, prepare
+from malt_jax.malt.experiment import meshes, prepare
+from malt_jax.malt.objectives import objectives
 from malt_jax.malt.tree import expand
 from malt_jax.model.levels import level_spec
 from malt_jax.planning.estimate import shard_bytes
@@ -18,11 +19,10 @@ from malt_jax.sampling import decode, sampler
 from malt_jax.sampling.decode import Finish
 from malt_jax.sharding.rules import zeros
 from malt_jax.tasks.base import Question
-from malt_jax.training import dpo
-from malt_jax.training import loop as fit
+from malt_jax.training import loop
 from malt_jax.training.batches import Example
-from malt_jax.training.dpo import train_dpo
-from malt_jax.training.sft import train_sft
+from malt_jax.training.loop import reference_logps
+from tests.training.small import train_all
 
 OPTIONS = [
     *("sampling.max_tokens=80", "sampling.questions_per_batch=2", "sampling.chunk=24"),
@@ -32,6 +32,7 @@ OPTIONS = [
     "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 3}]",
     "training.dpo_roles=[verifier]",
 ]
+CONFIG = load_config(None, OPTIONS)
 
 
 def shapes(arguments) -> tuple:
@@ -42,16 +43,14 @@ def shapes(arguments) -> tuple:
 
 @pytest.fixture(scope="module")
 def experiment():
-    return prepare(load_config(None, OPTIONS))
+    return prepare(CONFIG)
 
 
 @pytest.fixture(scope="module")
 def planned(experiment):
-    config = experiment.config
-    tokenizer = experiment.checkpoint.tokenizer
-    load = workload(config, tokenizer, Assumptions(question_tokens=7))
-    shape, dtype = experiment.checkpoint.config, experiment.sampler.model.dtype
-    return load, programs(config, shape, dtype, meshes(config, shape, dtype), load)
+    load = workload(CONFIG, experiment.pipeline.tokenizer, Assumptions(question_tokens=7))
+    shape, dtype = experiment.policy.model.config, experiment.sampler.model.dtype
+    return load, programs(CONFIG, shape, dtype, meshes(CONFIG, shape, dtype), load)
 
 
 def questions(tokenizer) -> list[Question]:
@@ -69,9 +68,10 @@ def test_sampling(experiment, planned, stage: str, monkeypatch: pytest.MonkeyPat
         called["prefill", shapes((variables, tokens, lengths, ancestors))] += 1
         return zeros(level_spec(model, lengths.shape, tokens.shape[-1]))
 
-    def fake_chunk(model, variables, ancestors, state, keys, parameters, stops, limit, chunk):
+    def fake_chunk(model, variables, ancestors, state, parameters, chunk):
         # The number of stop tokens is the tokenizer's.
-        called["decode", shapes((variables, ancestors, state, keys, parameters, limit))] += 1
+        parameters = parameters.replace(stop_ids=None)
+        called["decode", shapes((variables, ancestors, state, parameters))] += 1
         step = jnp.minimum(state.step + chunk, state.size)
         ended = Finish.LENGTH if int(step) == 80 else Finish.RUNNING
         full = jnp.full(state.lengths.shape, step, jnp.int32)
@@ -79,18 +79,20 @@ def test_sampling(experiment, planned, stage: str, monkeypatch: pytest.MonkeyPat
 
     def fake_grow(state, size, mesh):
         called["grow", shapes(state)] += 1
-        return decode.initial_state(experiment.sampler.model, state.last, size).replace(
+        return decode.initial_state(experiment.sampler.model, state.last, state.keys, size).replace(
             step=state.step, lengths=state.lengths
         )
 
     monkeypatch.setattr(sampler, "prefill", fake_prefill)
     monkeypatch.setattr(decode, "decode_chunk", fake_chunk)
     monkeypatch.setattr(decode, "grow", fake_grow)
+    with experiment.sampling_weights() as weights:
+        variables = [weights.of(None)] * 2
     expand(
         experiment.sampler,
-        experiment.prompts,
-        [experiment.variables(None)] * 2,
-        questions(experiment.checkpoint.tokenizer),
+        experiment.pipeline.prompts,
+        variables,
+        questions(experiment.pipeline.tokenizer),
         (2, 3) if stage == "trees" else (2, 1),
         jax.random.key(0),
     )
@@ -101,41 +103,43 @@ def test_sampling(experiment, planned, stage: str, monkeypatch: pytest.MonkeyPat
             kind = program.name.rpartition("/")[2].partition("-")[0]
             arguments = list(program.arguments)
             if kind == "decode":
-                del arguments[-3]
+                arguments[-2] = arguments[-2].replace(stop_ids=None)
             times = batches.get(stage) or batches[program.name.rpartition("/")[0]]
             assert program.calls % times == 0
             wanted[kind, shapes(arguments)] += program.calls // times
     assert called == wanted
 
 
-def test_learning(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
     load, listed = planned
     called: Counter = Counter()
 
-    def fake_step(policy, objective, config, state, base, batch, total_steps, key):
-        stage = type(objective).__name__.removesuffix("Objective").lower()
-        called[stage, shapes((state, base, batch, total_steps, key))] += 1
+    def fake_step(policy, objective, state, base, batch, total_steps, key):
+        called[objective.name, shapes((state, base, batch, total_steps, key))] += 1
         return state.replace(step=state.step + 1), {"loss": jnp.float32(0)}
 
     def fake_logps(policy, base, trainable, batch):
         called["reference", shapes((base, trainable, batch))] += 1
         return jnp.zeros(batch.lengths.shape)
 
-    monkeypatch.setattr(fit, "train_step", fake_step)
-    monkeypatch.setattr(dpo, "completion_logps", fake_logps)
-    policy, base, config = experiment.policy, experiment.checkpoint.params, experiment.config
+    monkeypatch.setattr(loop, "train_step", fake_step)
+    monkeypatch.setattr(loop, "completion_logps", fake_logps)
+    policy, base = experiment.policy, experiment.base
     start = policy.init(base, jax.random.key(0))
-    asked = [question.text for question in questions(experiment.checkpoint.tokenizer)]
-    for depth, prompt in enumerate(experiment.prompts):
-        for branches, rows in ((1, load.rows[depth]), (2, load.pairs[depth])):
+    asked = [question.text for question in questions(experiment.pipeline.tokenizer)]
+    for depth, prompt in enumerate(experiment.pipeline.prompts):
+        for objective in objectives(CONFIG, prompt.role.name):
+            branches, rows = (1, load.rows) if objective.name == "sft" else (2, load.pairs)
             examples = [
-                Example(prompt.flat(asked[row % 2], [[5] * 80] * depth), ([5] * 80,) * branches)
-                for row in range(rows)
+                Example(prompt.ids(asked[row % 2], [[5] * 80] * depth), ([5] * 80,) * branches)
+                for row in range(rows[depth])
             ]
-            if branches == 1:
-                train_sft(policy, base, start, examples, config.sft, seed=0)
-            elif prompt.role.name in config.training.dpo_roles:
-                train_dpo(policy, base, start, examples, config.dpo, seed=0)
+            reference = None
+            if objective.needs_reference:
+                reference = reference_logps(
+                    policy, base, start, examples, objective.options.batch_size
+                )
+            train_all(policy, objective, base, start, examples, reference=reference)
     wanted: Counter = Counter()
     for program in listed:
         if program.stage in ("sft", "dpo"):
@@ -161,8 +165,8 @@ def test_tokens_add_up(planned) -> None:
 
 
 def test_learning_keeps_its_weights_while_sampling_has_a_copy(experiment, planned) -> None:
-    config, shape = experiment.config, experiment.checkpoint.config
-    whole = sum(x.nbytes for x in jax.tree.leaves(experiment.checkpoint.params))
+    config, shape = CONFIG, experiment.policy.model.config
+    whole = sum(x.nbytes for x in jax.tree.leaves(experiment.base))
     for dtype, resident in ((jnp.float32, whole), (jnp.bfloat16, 0)):  # merged; with the adapter
         listed = programs(config, shape, dtype, meshes(config, shape, dtype), planned[0])
         for program in listed:

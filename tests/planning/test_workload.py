@@ -10,7 +10,8 @@ from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.config import CreditConfig, load_config
 from malt_jax.errors import UserError
 from malt_jax.malt import credit
-from malt_jax.malt.roles import load_pipeline
+from malt_jax.malt.prompts import Pipeline
+from malt_jax.malt.roles import load_roles
 from malt_jax.planning.workload import QUESTION_TOKENS, Assumptions, workload
 
 TOKENIZER = StoredCheckpoint("tiny").tokenizer
@@ -20,12 +21,13 @@ ROLES = "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branc
 def test_levels_are_as_long_as_the_prompts() -> None:
     config = load_config(None, ["sampling.max_tokens=20"])
     load = workload(config, TOKENIZER, Assumptions(question_tokens=5))
-    pipeline = load_pipeline(config.pipeline.roles, tasks.create(config.task).prompts)
+    roles = load_roles(config.pipeline.roles, tasks.create(config.task).prompts)
+    pipeline = Pipeline.of(roles, TOKENIZER)
     question = TOKENIZER.decode(TOKENIZER.encode("aaaaaaaaaaaaaaaaaaaa")[:5])
     assert len(TOKENIZER.encode(question)) == 5
     completion = [TOKENIZER.encode("b")[0]] * 20
-    for role, prompt in zip(load.roles, pipeline.prompts(TOKENIZER), strict=True):
-        levels = prompt.levels(question, [completion] * prompt.depth)
+    for role, prompt in zip(load.roles, pipeline.prompts, strict=True):
+        levels = prompt.segments(question, [completion] * prompt.depth)
         assert role.levels == tuple(map(len, levels))
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from malt_jax.model.llama import Llama, Params, forward, next_logits
-from malt_jax.sampling.decode import Completions, Finish
+from malt_jax.sampling.completions import Completions, Finish
+from malt_jax.sampling.sampler import Segments
 from malt_jax.sampling.token import SamplingParameters, draw
 
 
@@ -21,16 +22,13 @@ def decode_naively(
     prompts: Sequence[Sequence[int]],
     keys: Key[Array, "B"],
     parameters: SamplingParameters,
-    *,
-    stop_ids: Sequence[int],
-    max_tokens: int,
 ) -> Completions:
     """Samples one completion for every prompt by running the whole row again for every token.
 
     The draws use the same keys as `decode.decode`, so both give the same tokens wherever their
     logits agree.
     """
-    rows = len(prompts)
+    rows, max_tokens = len(prompts), int(parameters.max_tokens)
     starts = np.array([len(prompt) for prompt in prompts], np.int32)
     tokens = np.zeros((rows, int(starts.max()) + max_tokens), np.int32)
     for index, prompt in enumerate(prompts):
@@ -46,7 +44,7 @@ def decode_naively(
             tokens[row, starts[row] + step] = drawn[row]
             log_probabilities[row, step] = chosen[row]
             lengths[row] = step + 1
-            if int(drawn[row]) in stop_ids:
+            if int(drawn[row]) in parameters.stop_ids:
                 finish[row] = Finish.STOP
         if (finish != Finish.RUNNING).all():
             break
@@ -66,3 +64,17 @@ def _last_logits(
     hidden, _ = forward(model, variables, tokens, lengths)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     return next_logits(model, variables, last)
+
+
+def prompt_rows(levels: Sequence[Segments]) -> list[list[int]]:
+    """The whole prompt of every node of the deepest level, one row each, in row-major order."""
+    nodes = len(levels[-1])
+    below = [nodes // len(segments) for segments in levels]
+    return [
+        [
+            token
+            for segments, descendants in zip(levels, below, strict=True)
+            for token in segments[node // descendants]
+        ]
+        for node in range(nodes)
+    ]

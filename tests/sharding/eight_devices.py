@@ -7,6 +7,7 @@ import dataclasses
 import os
 import sys
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -29,15 +30,17 @@ def outcomes(mesh: Any) -> dict[str, np.ndarray]:
     import jax
 
     from malt_jax.config import DpoConfig, LoraConfig, SftConfig
+    from malt_jax.malt.objectives import Dpo, Sft
     from malt_jax.model.llama import Llama, init_params
-    from malt_jax.sampling.sampler import Sampler
+    from malt_jax.sampling.decode import decode_chunk
+    from malt_jax.sampling.sampler import Request, Sampler
     from malt_jax.sampling.token import SamplingParameters
     from malt_jax.sharding.rules import device_put, to_host
     from malt_jax.training.batches import Example
-    from malt_jax.training.dpo import train_dpo
+    from malt_jax.training.loop import reference_logps
     from malt_jax.training.policy import Policy
-    from malt_jax.training.sft import train_sft
     from tests.model.small import CONFIG, nonzero_adapter
+    from tests.training.small import train_all
 
     config = dataclasses.replace(CONFIG, vocab_size=304)
     model = Llama(config, LoraConfig(rank=4, dropout=0.0), mesh=mesh)
@@ -54,31 +57,37 @@ def outcomes(mesh: Any) -> dict[str, np.ndarray]:
 
     start = policy.init(base, jax.random.key(2))
     sft = SftConfig(learning_rate=LEARNING_RATE, batch_size=8, epochs=2, warmup_steps=0)
-    first = train_sft(policy, base, start, examples(1), sft, seed=0)
+    first, sft_history = train_all(policy, Sft(sft), base, start, examples(1))
     dpo = DpoConfig(learning_rate=LEARNING_RATE, batch_size=8, epochs=1, warmup_steps=0)
-    second = train_dpo(policy, base, first.trainable, examples(2), dpo, seed=0)
+    pairs = examples(2)
+    reference = reference_logps(policy, base, first, pairs, dpo.batch_size)
+    second, dpo_history = train_all(policy, Dpo(dpo), base, first, pairs, reference=reference)
 
     levels = [[tokens()], [tokens() for _ in range(QUESTIONS)]]
-    sampler = Sampler(model, SamplingParameters.create(0.8), STOPS, max_tokens=20, chunk=4)
+    parameters = SamplingParameters.create(0.8, stop_ids=STOPS, max_tokens=20)
+    sampler = Sampler(model, parameters, chunk=4)
     adapter = device_put(mesh, nonzero_adapter(dataclasses.replace(model, mesh=None)), policy.axes)
     variables = {"params": base, "adapter": adapter}
     ids = np.arange(QUESTIONS)
     sizes: list[int] = []
-    drawn = sampler.sample(
-        *(variables, levels, (BRANCHES,), ids, jax.random.key(5)),
-        lambda state: sizes.append(len(state.last)),
-    )
+
+    def noted(model: Any, variables: Any, ancestors: Any, state: Any, *rest: Any) -> Any:
+        sizes.append(len(state.last))
+        return decode_chunk(model, variables, ancestors, state, *rest)
+
+    with mock.patch("malt_jax.sampling.decode.decode_chunk", noted):
+        drawn = sampler.sample(variables, Request(levels, (BRANCHES,), ids, jax.random.key(5)))
 
     found: dict[str, np.ndarray] = {
         "tokens": drawn.tokens,
         "log_probabilities": drawn.log_probabilities,
         "finish": drawn.finish,
         "sizes": np.array(sizes),
-        "reference_logps": second.reference_logps,
-        "losses": np.array([step["loss"] for step in first.history + second.history]),
+        "reference_logps": reference,
+        "losses": np.array([step["loss"] for step in sft_history + dpo_history]),
     }
     for stage, trained in (("sft", first), ("dpo", second)):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(to_host(trained.trainable)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(to_host(trained)):
             found[stage + jax.tree_util.keystr(path)] = leaf
     return found
 
@@ -127,20 +136,21 @@ def variables() -> dict[str, np.ndarray]:
     import jax
 
     from malt_jax.config import load_config
-    from malt_jax.experiment import prepare
+    from malt_jax.malt.experiment import prepare
     from malt_jax.model.lora import merge_adapter
     from malt_jax.sharding.rules import to_host
     from malt_jax.train import QUICKSTART
 
     meshes = [f"sampling_mesh.{size}" for size in ("data=4", "tensor=2")]
     experiment = prepare(load_config(QUICKSTART, [*meshes, "training_mesh.fsdp=8"]))
-    lora, base = experiment.policy.model.lora, experiment.checkpoint.params
+    lora, base = experiment.policy.model.lora, experiment.base
     assert lora is not None
     adapter = experiment.policy.init(base, jax.random.key(0))
     adapter = jax.tree.map(lambda x: x + 0.1, adapter)
-    merged = experiment.variables(adapter)["params"]
+    with experiment.sampling_weights() as weights:
+        merged = weights.of(adapter)["params"]
+        first, second = (weights.of(None)["params"] for _ in range(2))
     expected = merge_adapter(*jax.device_put((to_host(base), to_host(adapter))), lora)
-    first, second = (experiment.variables(None)["params"] for _ in range(2))
     leaves = [jax.tree.leaves(tree) for tree in (merged, expected, first, second, base)]
     return {
         "error": np.array(

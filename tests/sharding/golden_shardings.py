@@ -19,7 +19,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.config import MESH_AXES, Config, load_config
-from malt_jax.experiment import mesh_requests, models
+from malt_jax.malt.experiment import mesh_requests, models
 from malt_jax.model.levels import level_spec
 from malt_jax.model.llama import variable_specs
 from malt_jax.sampling.decode import initial_state

@@ -11,7 +11,7 @@ import pytest
 from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.config import load_config
 from malt_jax.errors import UserError
-from malt_jax.experiment import mesh_requests, meshes
+from malt_jax.malt.experiment import mesh_requests, meshes
 from malt_jax.sharding.mesh import Hardware, Sizes, build, choose
 
 GIB = 2**30

@@ -4,7 +4,7 @@ import pytest
 
 from malt_jax.config import PipelineConfig, TaskConfig
 from malt_jax.errors import UserError
-from malt_jax.malt.roles import load_pipeline
+from malt_jax.malt.roles import load_roles
 from malt_jax.tasks import create
 from malt_jax.tasks.arithmetic import LARGEST_VALUE, ArithmeticTask, Problem, Step
 
@@ -103,5 +103,5 @@ def test_equality_is_that_of_integers(task: ArithmeticTask) -> None:
 
 
 def test_every_role_has_a_prompt(task: ArithmeticTask) -> None:
-    pipeline = load_pipeline(PipelineConfig().roles, task.prompts)
-    assert pipeline.names == ("generator", "verifier", "refiner")
+    roles = load_roles(PipelineConfig().roles, task.prompts)
+    assert [role.name for role in roles] == ["generator", "verifier", "refiner"]

@@ -11,7 +11,8 @@ from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from malt_jax.config import PipelineConfig, load_config
 from malt_jax.errors import UserError
-from malt_jax.malt.roles import load_pipeline
+from malt_jax.malt.prompts import Pipeline
+from malt_jax.malt.roles import load_roles
 from malt_jax.tasks.base import PROMPTS
 
 QUESTION = "Tom has 12 eggs. He buys 7 more. How many eggs does Tom have now?"
@@ -48,10 +49,10 @@ def test_segments_concatenate_to_the_template_s_own_tokens(directory: Path, toke
 
     There the segments' tokens end at the joint, and are the template's own everywhere else.
     """
-    pipeline = load_pipeline(PipelineConfig().roles, directory)
-    for depth, prompt in enumerate(pipeline.prompts(tokenizer)):
+    pipeline = Pipeline.of(load_roles(PipelineConfig().roles, directory), tokenizer)
+    for depth, prompt in enumerate(pipeline.prompts):
         answers = [tuple(tokenizer.encode(text)) for text in ANSWERS[:depth]]
-        segments = prompt.flat(QUESTION, answers)
+        segments = prompt.ids(QUESTION, answers)
         text = prompt.text(QUESTION, ANSWERS[:depth])
         whole = tuple(tokenizer.encode(text, special=True))
         assert ends(tokenizer, segments)[-1] == ends(tokenizer, whole)[-1] == len(text)
@@ -66,9 +67,10 @@ def test_segments_concatenate_to_the_template_s_own_tokens(directory: Path, toke
 def test_which_joints_lie_inside_a_token():
     """In Llama 3's vocabulary: a question's or an answer's last mark and the empty line below."""
     tokenizer = llama3()
-    prompt = load_pipeline(PipelineConfig().roles, PROMPTS / "gsm8k").prompts(tokenizer)[0]
+    roles = load_roles(PipelineConfig().roles, PROMPTS / "gsm8k")
+    prompt = Pipeline.of(roles, tokenizer).prompts[0]
     whole = tokenizer.encode(prompt.text(QUESTION, []), special=True)
-    segments = list(prompt.flat(QUESTION, []))
+    segments = list(prompt.ids(QUESTION, []))
     first = next(i for i, pair in enumerate(zip(segments, whole, strict=False)) if len({*pair}) > 1)
     assert tokenizer.decode([whole[first]]) == "?\n\n"
     assert [tokenizer.decode([id]) for id in segments[first : first + 2]] == ["?", "\n\n"]
@@ -79,7 +81,7 @@ def test_which_joints_lie_inside_a_token():
 @pytest.mark.parametrize("name", sorted({*tasks.TASKS} - {"addition", "arithmetic"}))
 def test_the_answer_s_form_is_the_one_that_the_task_extracts(name: str):
     directory = {"gsm_symbolic": "gsm8k", "svamp": "gsm8k", "jsonl": "default"}.get(name, name)
-    roles = load_pipeline(PipelineConfig().roles, PROMPTS / directory).roles
+    roles = load_roles(PipelineConfig().roles, PROMPTS / directory)
     form = "\\boxed{}" if name == "math" else "Final Answer:"
     for role in (roles[0], roles[2]):
         assert form in role.user
@@ -94,8 +96,8 @@ def test_solve_shows_the_prompts_of_a_model(capsys: pytest.CaptureFixture[str], 
     config = load_config(None, ["task.name=gsm8k", f"pipeline.roles.1.prompt={own}"])
     tokenizer = StoredCheckpoint("tiny").tokenizer
     names = ["{generator}", "{verifier}"]
-    pipeline = load_pipeline(config.pipeline.roles, PROMPTS / "gsm8k")
-    for depth, prompt in enumerate(pipeline.prompts(tokenizer)):
+    pipeline = Pipeline.of(load_roles(config.pipeline.roles, PROMPTS / "gsm8k"), tokenizer)
+    for depth, prompt in enumerate(pipeline.prompts):
         assert f"--- {prompt.role.name} (" in shown
         assert prompt.text("{question}", names[:depth]) in shown
     assert "{generator}\nIs it right?" in shown

@@ -1,13 +1,17 @@
 """A small random Llama and training rows for it."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Params
-from malt_jax.training.batches import Example
+from malt_jax.training.batches import Batches, Example
+from malt_jax.training.loop import start_state, train
 from malt_jax.training.policy import Policy
+from malt_jax.training.step import Objective
 
 LLAMA = LlamaConfig(
     vocab_size=29,
@@ -47,3 +51,23 @@ def random_examples(rows: int, completions: int, seed: int = 0) -> list[Example]
 def same_bits(left: Params, right: Params) -> bool:
     equal = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), left, right)
     return jax.tree.all(equal)
+
+
+def train_all(
+    policy: Policy,
+    objective: Objective,
+    base: Params,
+    start: Params,
+    examples: Sequence[Example],
+    *,
+    seed: int = 0,
+    reference: np.ndarray | None = None,
+) -> tuple[Params, list[dict[str, float]]]:
+    """A whole training stage: the weights after it, and the metrics of every update."""
+    batches = Batches(examples, objective.options.batch_size, seed, reference_logps=reference)
+    updates = train(policy, objective, base, start_state(policy, objective, start), batches)
+    history = []
+    for _, last, metrics in updates:
+        history.append({name: float(value) for name, value in metrics.items()})
+        trainable = last.trainable
+    return trainable, history

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_jax.training.batches import MAX_SHAPES, Batches, Example, within_limit
+from malt_jax.training.batches import MAX_SHAPES, Batches, Example
+from malt_jax.training.loop import rows_that_fit
 
 
 def rows_of(lengths: list[tuple[int, int]], completions: int = 1) -> list[Example]:
@@ -96,7 +97,7 @@ def test_reference_log_probabilities_follow_their_rows() -> None:
 
 def test_the_limit_counts_prompt_and_longest_completion() -> None:
     examples = [Example([1] * 5, ([1] * 3, [1] * 5)), Example([1] * 5, ([1] * 6, [1]))]
-    assert within_limit(examples, 10) == ([0], 1)
+    assert rows_that_fit(examples, 10, "rows") == (examples[:1], 1)
 
 
 @pytest.mark.parametrize("bad", [Example([], ([1],)), Example([1], ([],))])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from malt_jax.config import load_config
-from malt_jax.experiment import prepare
+from malt_jax.malt.experiment import prepare, select_questions
 from malt_jax.malt.tree import expand
 from malt_jax.train import QUICKSTART
 from malt_jax.training.batches import Batches, Example
@@ -22,7 +22,7 @@ def test_the_learner_sees_the_probabilities_that_the_sampler_drew_from(
     options = [f"model.dtype={dtype}", "sampling.max_tokens=24", "sampling.chunk=24"]
     experiment = prepare(load_config(QUICKSTART, options))
     assert (experiment.sampler.model.lora is None) == (dtype == "float32")
-    policy, base = experiment.policy, experiment.checkpoint.params
+    policy, base = experiment.policy, experiment.base
     start = policy.init(base, jax.random.key(0))
     leaves, structure = jax.tree.flatten(start)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -30,19 +30,14 @@ def test_the_learner_sees_the_probabilities_that_the_sampler_drew_from(
         structure,
         [x + 0.06 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)],
     )
-    questions = experiment.questions("train", 4)
-    (sampled,) = expand(
-        experiment.sampler,
-        experiment.prompts[:1],
-        [experiment.variables(adapter)],
-        questions,
-        (2,),
-        jax.random.key(2),
-    )
+    questions = select_questions(experiment.task, "train", 4, seed=0)
+    prompts = experiment.pipeline.prompts[:1]
+    with experiment.sampling_weights() as weights:
+        variables = [weights.of(adapter)]
+    (sampled,) = expand(experiment.sampler, prompts, variables, questions, (2,), jax.random.key(2))
     nodes = list(np.ndindex(4, 2))
     examples = [
-        Example(experiment.prompts[0].flat(questions[q].text, []), (sampled.ids(q, n),))
-        for q, n in nodes
+        Example(prompts[0].ids(questions[q].text, []), (sampled.ids(q, n),)) for q, n in nodes
     ]
     batch = Batches(examples, len(nodes), seed=0).batch(0, 0)
     learner = np.asarray(completion_logps(policy, base, adapter, batch))[:, 0]

@@ -1,0 +1,76 @@
+"""A whole run: rounds of sampling and training, then the evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from malt_jax import evaluation
+from malt_jax.config import Config, plain
+from malt_jax.evaluation.results import RESULTS_FILE, write_results
+from malt_jax.evaluation.sampling import Team
+from malt_jax.evaluation.store import FOLDER, Store
+from malt_jax.evaluation.systems import MALT, STANDARD, STAR
+from malt_jax.malt.experiment import prepare, select_questions
+from malt_jax.malt.round import Records, Trained, row_counts, run_round
+from malt_jax.malt.uncertainty import value_uncertainty
+from malt_jax.runs.agreement import require_fit
+from malt_jax.runs.directory import RunDirectory, versions
+from malt_jax.runs.metrics import Metrics
+
+
+def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
+    """Runs all stages that have not finished, and returns the results (docs/results-schema.md).
+
+    Every stage is a function of the configuration and of the stages before it. A finished stage is
+    read, so an interrupted run ends in the same numbers.
+
+    Raises UserError for unusable input, and Stopped after SIGTERM; finished stages stay.
+    """
+    experiment = prepare(config)
+    task, pipeline = experiment.task, experiment.pipeline
+    train = select_questions(task, "train", config.task.train_questions, config.seed)
+    test = select_questions(task, "test", config.test_limit, config.seed)
+    texts = [question.text for question in (*train, *test)]
+    max_positions = experiment.policy.model.config.max_positions
+    pipeline.check_lengths(texts, config.sampling.max_tokens, max_positions)
+    processes = directory.processes
+    require_fit(processes, config, train, test)
+
+    trained, counts = Trained({}, {}), []
+    with Metrics(directory.path, writes=processes.is_first) as metrics:
+        records = Records(directory, metrics, config.training.save_every)
+        for number in range(config.rounds):
+            trained, rewards = run_round(experiment, config, records, number, train, trained)
+            counts.append(row_counts(directory, number))
+    uncertain = value_uncertainty(rewards, config.credit.threshold)
+    store, seeds = Store(directory), config.evaluation.seeds
+    with experiment.sampling_weights() as weights:
+        team = Team.of(experiment, config, weights, {STAR: trained.sft, MALT: trained.final})
+        judged = evaluation.evaluate(team, task, STANDARD, test, seeds, store)
+    seconds = {name: round(directory.seconds(name), 3) for name in _stages(config, directory)}
+    for seed in range(seeds):
+        seconds[f"{FOLDER}/seed-{seed}"] = round(store.seconds(seed), 3)
+    results = {
+        "model": experiment.name,
+        "task": task.name,
+        **judged,
+        "rounds": counts,
+        "values": {
+            role: values._asdict() for role, values in zip(pipeline.names, uncertain, strict=False)
+        },
+        "seconds": seconds,
+        "config": plain(config),
+        "versions": versions(),
+    }
+    write_results(directory, RESULTS_FILE, results)
+    return results
+
+
+def _stages(config: Config, directory: RunDirectory) -> list[str]:
+    """Names of all finished stages in the order in which they run."""
+    names = []
+    for number in range(config.rounds):
+        names += [f"round-{number}/trees", f"round-{number}/rows"]
+        for role in config.pipeline.roles:
+            names += [f"round-{number}/{role.name}/sft", f"round-{number}/{role.name}/dpo"]
+    return [name for name in names if directory.is_done(name)]

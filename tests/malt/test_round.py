@@ -1,0 +1,102 @@
+"""A training stage that is interrupted ends in the bits of one that is not."""
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import pytest
+
+from malt_jax.config import Config, ProcessesConfig, SftConfig
+from malt_jax.distributed.processes import together
+from malt_jax.errors import Stopped
+from malt_jax.malt.objectives import Sft
+from malt_jax.malt.round import Records, train_stage
+from malt_jax.model.llama import Llama, Params, init_params
+from malt_jax.runs.directory import RunDirectory, open_run
+from malt_jax.runs.metrics import Metrics
+from malt_jax.training.batches import Batches
+from malt_jax.training.policy import Policy
+from tests.training.small import LLAMA, random_examples, same_bits
+
+SFT = Sft(SftConfig(learning_rate=3e-2, batch_size=4, epochs=3, warmup_steps=2))
+EXAMPLES = random_examples(8, completions=1)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return Policy(Llama(LLAMA), "full")
+
+
+@pytest.fixture(scope="module")
+def base() -> Params:
+    return init_params(Llama(LLAMA), jax.random.key(0))
+
+
+class Cut(Exception):
+    """The machine stops."""
+
+
+class Noted(Metrics):
+    """Metrics that are remembered; after some step comes SIGTERM, or the machine stops."""
+
+    def __init__(self, run: RunDirectory, stop_at: int, cut_at: int) -> None:
+        super().__init__(run.path)
+        self.seen: list[dict[str, float]] = []
+        self.stop_at, self.cut_at = stop_at, cut_at
+
+    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        super().log(stage, step, values)
+        self.seen.append({"step": step, **values})
+        if step == self.stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        if step == self.cut_at:
+            raise Cut
+
+
+def train(
+    policy: Policy, base: Params, run: RunDirectory, every: int, stop_at: int, cut_at: int = 0
+) -> tuple[Params, list[dict[str, float]]]:
+    """Trains in a stage; SIGTERM comes after the metrics of update `stop_at` are known."""
+    with Noted(run, stop_at, cut_at) as metrics:
+        start = policy.init(base, jax.random.key(1))
+        batches = Batches(EXAMPLES, SFT.options.batch_size, seed=0)
+        records = Records(run, metrics, every)
+        return train_stage("sft", SFT, policy, base, start, batches, records), metrics.seen
+
+
+def test_sigterm_stops_after_an_update_and_the_rest_gives_the_same_bits(
+    policy: Policy, base: Params, tmp_path: Path
+) -> None:
+    with together(ProcessesConfig(), {}), open_run(tmp_path / "whole", Config()) as run:
+        whole, seen = train(policy, base, run, every=100, stop_at=0)
+    with (
+        pytest.raises(Stopped),
+        together(ProcessesConfig(), {}),
+        open_run(tmp_path / "cut", Config()) as run,
+    ):
+        train(policy, base, run, every=100, stop_at=2)
+    with together(ProcessesConfig(), {}), open_run(tmp_path / "cut", Config()) as run:
+        unfinished = run.path / "sft"
+        # The signal is seen after the update that was already on its way.
+        assert [path.name for path in unfinished.glob("state-*")] == ["state-00000003"]
+        rest, more = train(policy, base, run, every=100, stop_at=0)
+        assert not list(run.finished("sft").glob("state-*"))
+    assert [values["step"] for values in more] == [4, 5, 6]
+    assert same_bits(whole, rest)
+    assert more == seen[3:]
+
+
+def test_a_machine_that_is_lost_costs_the_updates_since_the_last_saved_state(
+    policy: Policy, base: Params, tmp_path: Path
+) -> None:
+    with open_run(tmp_path / "whole", Config()) as run:
+        whole, _ = train(policy, base, run, every=100, stop_at=0)
+    with pytest.raises(Cut), open_run(tmp_path / "cut", Config()) as run:
+        train(policy, base, run, every=2, stop_at=0, cut_at=5)
+    with open_run(tmp_path / "cut", Config()) as run:
+        saved = [path.name for path in (run.path / "sft").glob("state-*")]
+        assert saved == ["state-00000004"]
+        rest, more = train(policy, base, run, every=2, stop_at=0)
+    assert [values["step"] for values in more] == [5, 6]
+    assert same_bits(whole, rest)
