@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
+from typing import Any
 
 
 class UserError(Exception):
@@ -26,6 +28,20 @@ class ProcessLost(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """A module of an optional dependency.
+
+    Raises UserError, which names the extra to install, when it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"the package {module} is not installed ({error}); install it: make install"
+            f" EXTRAS={extra}"
+        ) from error
 
 
 def outcome(error: BaseException) -> tuple[str, int]:

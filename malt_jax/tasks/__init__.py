@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import typing
 from collections.abc import Iterable
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from malt_jax.config import TaskConfig
 from malt_jax.errors import UserError
@@ -45,17 +46,19 @@ def create(config: TaskConfig) -> Task:
             f" Known tasks: {', '.join(TASKS)}"
         )
     task: Any = TASKS[config.name]
-    types = typing.get_type_hints(task.__init__)
-    known = [name for name in inspect.signature(task).parameters if name != "config"]
+    types = typing.get_type_hints(task.__init__, include_extras=True)
+    known = [name for name in types if name not in ("config", "return")]
     for option, value in config.options.items():
         if option not in known:
             raise UserError(
                 f"task.options.{option}: the task {config.name!r} has no such option"
                 f"{_closest(str(option), known)} Its options: {', '.join(known) or 'none'}"
             )
-        if not _has_type(value, types[option]):
-            wanted = getattr(types[option], "__name__", str(types[option]))
-            raise UserError(f"task.options.{option}: expected {wanted}, got {value!r}")
+        try:
+            TypeAdapter(types[option]).validate_python(value, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].replace("Input should", "must")
+            raise UserError(f"task.options.{option}: {problem}, got {value!r:.80}") from error
     if issubclass(task, RowsTask):
         return task(config, **config.options)
     for field in ("train", "test"):
@@ -70,14 +73,3 @@ def create(config: TaskConfig) -> Task:
 def _closest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ";"
-
-
-def _has_type(value: object, annotation: Any) -> bool:
-    """Whether a value fits an annotation made of plain classes, Literal and |."""
-    if typing.get_origin(annotation) is typing.Literal:
-        return value in typing.get_args(annotation)
-    if alternatives := typing.get_args(annotation):
-        return any(_has_type(value, alternative) for alternative in alternatives)
-    if isinstance(value, bool):
-        return annotation is bool
-    return isinstance(value, (int, float) if annotation is float else annotation)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from malt_jax.errors import UserError
-from malt_jax.tasks.base import GeneratedTask, Question, Split, question_generator, split_of
+from malt_jax.tasks.base import GeneratedTask, Question, Split, pick, question_generator, split_of
 
 TEST_SHARE = 4
 """One set of addends in this many belongs to the test split."""
@@ -47,7 +49,11 @@ class AdditionTask(GeneratedTask):
     kind = "number"
 
     def __init__(
-        self, low: int = 10, high: int = 49, min_addends: int = 2, max_addends: int = 2
+        self,
+        low: int = 10,
+        high: Annotated[int, Field(le=1_000_000_000)] = 49,
+        min_addends: int = 2,
+        max_addends: Annotated[int, Field(le=100)] = 2,
     ) -> None:
         if not 0 <= low < high:
             raise UserError(f"task.options: 0 <= low < high must hold, got {low=}, {high=}")
@@ -79,8 +85,8 @@ class AdditionTask(GeneratedTask):
 
 
 def _tell(addends: Sequence[int], rng: np.random.Generator) -> str:
-    first, further, last = STORIES[rng.integers(len(STORIES))]
-    name, things = PEOPLE[rng.integers(len(PEOPLE))], THINGS[rng.integers(len(THINGS))]
+    first, further, last = pick(rng, STORIES)
+    name, things = pick(rng, PEOPLE), pick(rng, THINGS)
     sentences = [first, *[further] * (len(addends) - 1)]
     told = [
         text.format(name=name, things=things, n=n)

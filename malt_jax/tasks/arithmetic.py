@@ -6,14 +6,18 @@ calculation of a test question, in any words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from malt_jax.errors import UserError
-from malt_jax.tasks.base import GeneratedTask, Question, Split, question_generator, split_of
+from malt_jax.tasks.base import GeneratedTask, Question, Split, pick, question_generator, split_of
 
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LARGEST_VALUE = 99
 FACTORS = (2, 3, 4)
 TEST_SHARE = 8
@@ -44,17 +48,13 @@ CLOSINGS = ("How many {things} does {name} have now?", "How many {things} is tha
 
 @dataclass(frozen=True)
 class Step:
-    """One operation on the running value: `operator` is "+", "-" or "*"."""
+    """One operation on the running value; `operator` is one of OPERATORS."""
 
     operator: str
     operand: int
 
     def apply(self, value: int) -> int:
-        if self.operator == "+":
-            return value + self.operand
-        if self.operator == "-":
-            return value - self.operand
-        return value * self.operand
+        return OPERATORS[self.operator](value, self.operand)
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,8 @@ class Problem:
     @property
     def values(self) -> tuple[int, ...]:
         """The running value after every step."""
-        values = [self.start]
-        for step in self.steps:
-            values.append(step.apply(values[-1]))
-        return tuple(values[1:])
+        values = accumulate(self.steps, lambda value, step: step.apply(value), initial=self.start)
+        return tuple(values)[1:]
 
     @property
     def split(self) -> Split:
@@ -84,12 +82,12 @@ class Problem:
 
         It is one of the styles of replies in scripts/tiny_dialogues.py.
         """
-        lines = []
-        value = self.start
-        for step, result in zip(self.steps, self.values, strict=True):
-            lines.append(f"{value}{step.operator}{step.operand}={result}")
-            value = result
-        return "\n".join([*lines, f"Final Answer: {value}"])
+        values = (self.start, *self.values)
+        lines = [
+            f"{before}{step.operator}{step.operand}={after}"
+            for before, step, after in zip(values, self.steps, self.values, strict=False)
+        ]
+        return "\n".join([*lines, f"Final Answer: {values[-1]}"])
 
 
 class ArithmeticTask(GeneratedTask):
@@ -98,7 +96,7 @@ class ArithmeticTask(GeneratedTask):
     name = "arithmetic"
     kind = "number"
 
-    def __init__(self, min_steps: int = 2, max_steps: int = 3) -> None:
+    def __init__(self, min_steps: int = 2, max_steps: Annotated[int, Field(le=100)] = 3) -> None:
         if not 1 <= min_steps <= max_steps:
             raise UserError(
                 "task.options: 1 <= min_steps <= max_steps must hold, got"
@@ -141,39 +139,25 @@ def _draw_problem(rng: np.random.Generator, length: int) -> Problem:
 
 def _draw_step(rng: np.random.Generator, value: int) -> Step:
     """A step that keeps the running value between 1 and LARGEST_VALUE."""
-    choices = []
-    if value + 2 <= LARGEST_VALUE:
-        choices.append("+")
-    if value > 2:
-        choices.append("-")
-    factors = [factor for factor in FACTORS if value * factor <= LARGEST_VALUE]
-    if factors:
-        choices.append("*")
-    operator = choices[int(rng.integers(len(choices)))]
-    if operator == "+":
-        return Step("+", int(rng.integers(2, LARGEST_VALUE - value + 1)))
-    if operator == "-":
-        return Step("-", int(rng.integers(2, value)))
-    return Step("*", factors[int(rng.integers(len(factors)))])
+    operands = {
+        "+": range(2, LARGEST_VALUE - value + 1),
+        "-": range(2, value),
+        "*": [factor for factor in FACTORS if value * factor <= LARGEST_VALUE],
+    }
+    chosen = pick(rng, [operator for operator in operands if operands[operator]])
+    return Step(chosen, pick(rng, operands[chosen]))
 
 
 def _tell(problem: Problem, rng: np.random.Generator) -> str:
     """The problem in words."""
-
-    def pick(choices: Sequence[str]) -> str:
-        return choices[int(rng.integers(len(choices)))]
-
-    pronoun = pick(tuple(PEOPLE))
-    name = pick(PEOPLE[pronoun])
+    pronoun = pick(rng, tuple(PEOPLE))
+    name = pick(rng, PEOPLE[pronoun])
     others = [person for group in PEOPLE.values() for person in group if person != name]
-    things = pick(THINGS)
-    sentences = [pick(OPENINGS).format(name=name, n=problem.start, things=things)]
+    things = pick(rng, THINGS)
+    sentences = [pick(rng, OPENINGS).format(name=name, n=problem.start, things=things)]
     for step in problem.steps:
-        template = pick({"+": GAINS, "-": LOSSES, "*": GROWTHS}[step.operator])
-        sentences.append(
-            template.format(
-                who=pick((pronoun, name)), name=name, friend=pick(others), n=step.operand
-            )
-        )
-    sentences.append(pick(CLOSINGS).format(name=name, things=things))
+        template = pick(rng, {"+": GAINS, "-": LOSSES, "*": GROWTHS}[step.operator])
+        who, friend = pick(rng, (pronoun, name)), pick(rng, others)
+        sentences.append(template.format(who=who, name=name, friend=friend, n=step.operand))
+    sentences.append(pick(rng, CLOSINGS).format(name=name, things=things))
     return " ".join(sentences)

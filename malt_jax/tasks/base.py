@@ -8,13 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, overload
+from typing import ClassVar, Literal, TypeVar, overload
 
 import numpy as np
 
 from malt_jax import grading
 
 Split = Literal["train", "test"]
+T = TypeVar("T")
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 
@@ -110,6 +111,11 @@ def question_generator(split: Split, index: int) -> np.random.Generator:
     """The random number generator of one question."""
     seed = [0 if split == "train" else 1, index]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+
+
+def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+    """One of the choices, all with the same probability."""
+    return choices[int(rng.integers(len(choices)))]
 
 
 def split_of(problem: str, test_share: int) -> Split:

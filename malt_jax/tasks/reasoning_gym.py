@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from types import ModuleType
 from typing import Any, Literal
 
 from malt_jax import grading
-from malt_jax.errors import UserError
+from malt_jax.errors import UserError, import_extra
 from malt_jax.tasks.base import GeneratedTask, Question, Split, split_of
 
 TEST_SHARE = 4
@@ -91,7 +90,7 @@ class ReasoningGymTask(GeneratedTask):
         return item
 
     def _data_set(self, draw: int) -> Any:
-        package = _package()
+        package = import_extra("reasoning_gym", "gym")
         generators = package.factory.DATASETS
         if self.generator not in generators:
             close = difflib.get_close_matches(self.generator, generators, n=3)
@@ -110,14 +109,3 @@ class ReasoningGymTask(GeneratedTask):
                 f"task.options.parameters: {self.generator!r} cannot be made with"
                 f" {self._parameters}: {error}"
             ) from error
-
-
-def _package() -> ModuleType:
-    try:
-        import reasoning_gym
-    except ImportError as error:
-        raise UserError(
-            "task.name=reasoning_gym needs the package reasoning-gym, which is not installed: make"
-            " install EXTRAS=gym"
-        ) from error
-    return reasoning_gym

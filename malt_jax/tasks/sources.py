@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
-from malt_jax.errors import UserError
+from malt_jax.errors import UserError, import_extra
 from malt_jax.files import read_json_object
 from malt_jax.json_lines import read_json_lines
 
@@ -86,7 +86,7 @@ def _read_files(pattern: str, field: str) -> Iterator[NamedRow]:
 def _read_directory(directory: Path, split: str, field: str) -> Iterator[NamedRow]:
     """A data set that `datasets` saved, or that TensorFlow Datasets wrote as array_records."""
     if (directory / "features.json").is_file():
-        tfds = _import_tfds(directory)
+        tfds = import_extra("tensorflow_datasets", "tfds")
         _check_features(directory / "features.json")
         try:
             builder = tfds.builder_from_directory(directory)
@@ -136,7 +136,7 @@ def _read_tfds(source: str, field: str) -> Iterator[NamedRow]:
     path, colon, split = source.removeprefix("tfds:").rpartition(":")
     if not (colon and path and split):
         raise UserError(f"{field}={source}: write tfds:NAME:SPLIT or tfds:NAME/CONFIG:SPLIT")
-    tfds = _import_tfds(source)
+    tfds = import_extra("tensorflow_datasets", "tfds")
     on_hub = path.startswith("huggingface:")
     unreachable = _go_offline_unless_reachable() if on_hub else _unreachable(STORAGE)
     try:
@@ -188,26 +188,13 @@ def _check_features(path: Path) -> None:
                 raise UserError(f"{path}: {key} {item!r} is no class of TensorFlow Datasets")
 
 
-def _import_tfds(source: object) -> ModuleType:
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise UserError(
-            f"{source} needs the packages tensorflow-datasets and importlib_resources"
-            f" ({error}); install them: make install EXTRAS=tfds"
-        ) from error
-    return tensorflow_datasets
-
-
 def _hub_parts(source: str, field: str) -> tuple[str, str | None, str]:
-    """Data set, configuration and split of hub:OWNER/NAME[/CONFIG]:SPLIT."""
-    path, colon, split = source.removeprefix("hub:").rpartition(":")
-    owner, *rest = path.split("/")
-    if not (colon and split and owner and 1 <= len(rest) <= 2 and all(rest)):
-        raise UserError(
-            f"{field}={source}: write hub:OWNER/NAME:SPLIT or hub:OWNER/NAME/CONFIG:SPLIT"
-        )
-    return f"{owner}/{rest[0]}", rest[1] if len(rest) == 2 else None, split
+    """Data set, configuration and split of a source on the hub."""
+    match = re.fullmatch(r"hub:([^/:]+/[^/:]+)(?:/([^/:]+))?:(.+)", source)
+    if match is None:
+        raise UserError(f"{field}={source}: write hub:OWNER/NAME:SPLIT, with /CONFIG after NAME")
+    dataset, config, split = match.groups()
+    return dataset, config, split
 
 
 def _go_offline_unless_reachable() -> str | None:
