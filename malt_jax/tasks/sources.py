@@ -47,62 +47,60 @@ def read(sources: Sequence[str], field: str, default_split: str) -> Iterator[Nam
 
     Raises UserError for a source that cannot be read; it says which file to put where.
     """
-    for source in sources:
-        name, _, split = source.rpartition(":")
-        directory = Path(name or source)
-        if source.startswith("hub:"):
-            yield from _read_hub(source, field, sources)
-        elif source.startswith("tfds:"):
-            yield from _read_tfds(source, field)
-        elif directory.is_dir():
-            yield from _read_directory(directory, split if name else default_split, field)
-        else:
-            yield from _read_files(source, field)
-
-
-def _read_files(pattern: str, field: str) -> Iterator[NamedRow]:
-    paths = [Path(pattern)]
-    if glob.has_magic(pattern) and not paths[0].exists():
-        paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-        if not paths:
-            raise UserError(f"{field}={pattern}: no file matches; put the questions there")
-    for path in paths:
+    for source in [file for named in sources for file in _matching(named, field)]:
         try:
-            if path.suffix == ".parquet":
-                with path.open("rb") as opened:
-                    rows = pyarrow.parquet.ParquetFile(opened).read().to_pylist()
-                yield from _numbered(rows, path)
-            else:
-                yield from read_json_lines(path)
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{path}: not a Parquet file: {_first_line(error)}") from error
-        except OSError as error:
+            yield from _read(source, field, default_split)
+        except UserError:
+            raise
+        except Exception as error:  # of many libraries; they share no base class
+            lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+            reason = lines[0].removesuffix(".") if lines else type(error).__name__
             raise UserError(
-                f"{path}: cannot be read ({error.strerror or error}); put the questions there as"
-                f" JSON Lines or Parquet, or name another file with {field}=FILE"
+                f"{source}: cannot be read ({reason}); {_advice(source, sources, field)}"
             ) from error
 
 
-def _read_directory(directory: Path, split: str, field: str) -> Iterator[NamedRow]:
+def _matching(source: str, field: str) -> list[str]:
+    """The files that a pattern matches, by name; the source itself if it is no pattern."""
+    if source.startswith(("hub:", "tfds:")) or Path(source).exists() or not glob.has_magic(source):
+        return [source]
+    files = sorted(glob.glob(source, recursive=True))
+    if not files:
+        raise UserError(f"{field}={source}: no file matches; put the questions there")
+    return files
+
+
+def _read(source: str, field: str, default_split: str) -> Iterator[NamedRow]:
+    name, _, split = source.rpartition(":")
+    directory = Path(name or source)
+    rows: Iterable[Mapping[str, Any]]
+    if source.startswith("hub:"):
+        rows = _read_hub(*_hub_parts(source, field))
+    elif source.startswith("tfds:"):
+        rows = _read_tfds(source, field)
+    elif directory.is_dir():
+        rows = _read_directory(directory, split if name else default_split, field)
+    elif source.endswith(".parquet"):
+        with open(source, "rb") as opened:
+            rows = pyarrow.parquet.ParquetFile(opened).read().to_pylist()
+    else:
+        yield from read_json_lines(Path(source))
+        return
+    for number, fields in enumerate(rows, start=1):
+        yield f"{source}, row {number}", fields
+
+
+def _read_directory(directory: Path, split: str, field: str) -> Iterator[Mapping[str, Any]]:
     """A data set that `datasets` saved, or that TensorFlow Datasets wrote as array_records."""
     if (directory / "features.json").is_file():
         tfds = import_extra("tensorflow_datasets", "tfds")
         _check_features(directory / "features.json")
-        try:
-            builder = tfds.builder_from_directory(directory)
-            splits = {name: builder.as_data_source(name) for name in builder.info.splits}
-        except Exception as error:  # of its own checks, of JSON, of the file system
-            raise UserError(
-                f"{directory}: cannot be read by index ({_first_line(error)}); TensorFlow Datasets"
-                " must have written it with file_format='array_record'"
-            ) from error
+        builder = tfds.builder_from_directory(directory)
+        splits = {name: builder.as_data_source(name) for name in builder.info.splits}
     elif any((directory / name).is_file() for name in ("state.json", "dataset_dict.json")):
         import datasets
 
-        try:
-            saved = datasets.load_from_disk(str(directory))
-        except Exception as error:  # of Arrow, JSON or the file system
-            raise UserError(f"{directory}: not a saved data set: {_first_line(error)}") from error
+        saved = datasets.load_from_disk(str(directory))
         splits = saved if isinstance(saved, datasets.DatasetDict) else {split: saved}
     else:
         raise UserError(
@@ -114,25 +112,23 @@ def _read_directory(directory: Path, split: str, field: str) -> Iterator[NamedRo
             f"{directory} has no split {split!r}; name one of its splits, {', '.join(splits)}, as"
             f" {directory}:SPLIT"
         )
-    yield from _numbered(map(_plain, splits[split]), f"{directory}:{split}")
+    return map(_plain, splits[split])
 
 
-def _read_hub(source: str, field: str, sources: Sequence[str]) -> Iterator[NamedRow]:
-    dataset, config, split = _hub_parts(source, field)
+def _read_hub(dataset: str, config: str | None, split: str) -> Iterable[Mapping[str, Any]]:
     import datasets
 
     unreachable = _go_offline_unless_reachable()
     try:
-        rows = datasets.load_dataset(dataset, config, split=split)
-    except Exception as error:  # of several libraries
-        raise UserError(
-            f"{source} cannot be loaded: {unreachable or _first_line(error)};"
-            f" {_download_by_hand(sources, field)}"
-        ) from error
-    yield from _numbered(rows, source)
+        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(dataset, config, split=split)
+    except Exception as error:
+        if unreachable:
+            raise ConnectionError(unreachable) from error
+        raise
+    return rows
 
 
-def _read_tfds(source: str, field: str) -> Iterator[NamedRow]:
+def _read_tfds(source: str, field: str) -> Iterator[Mapping[str, Any]]:
     path, colon, split = source.removeprefix("tfds:").rpartition(":")
     if not (colon and path and split):
         raise UserError(f"{field}={source}: write tfds:NAME:SPLIT or tfds:NAME/CONFIG:SPLIT")
@@ -141,17 +137,11 @@ def _read_tfds(source: str, field: str) -> Iterator[NamedRow]:
     unreachable = _go_offline_unless_reachable() if on_hub else _unreachable(STORAGE)
     try:
         examples = tfds.data_source(path, split=split, download=unreachable is None)
-    except Exception as error:  # of many libraries, as names lead to many sites
-        raise UserError(
-            f"{source} cannot be loaded: {unreachable or _first_line(error)}; put its rows, with"
-            " their field names, into a JSON Lines or Parquet file, and name the file with"
-            f" {field}=FILE"
-        ) from error
-    yield from _numbered(map(_plain, examples), source)
-
-
-def _numbered(rows: Iterable[Mapping[str, Any]], source: object) -> Iterator[NamedRow]:
-    return ((f"{source}, row {number}", fields) for number, fields in enumerate(rows, start=1))
+    except Exception as error:
+        if unreachable:
+            raise ConnectionError(unreachable) from error
+        raise
+    return map(_plain, examples)
 
 
 def _plain(example: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,10 +164,7 @@ def _check_features(path: Path) -> None:
 
     TensorFlow Datasets imports the module of every class that is named, which runs its code.
     """
-    try:
-        values: list[Any] = [read_json_object(path)]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    values: list[Any] = [read_json_object(path)]
     while values:
         value = values.pop()
         items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -223,24 +210,21 @@ def _unreachable(site: str) -> str | None:
     return None
 
 
-def _download_by_hand(sources: Sequence[str], field: str) -> str:
-    """Advice that names the Parquet file of every source on the hub."""
+def _advice(source: str, sources: Sequence[str], field: str) -> str:
+    """A remedy for a source that cannot be read: for the hub, the Parquet files to download."""
+    if not source.startswith("hub:"):
+        return f"put the questions into a JSON Lines or Parquet file and name it with {field}=FILE"
     from huggingface_hub import constants
 
     files = []
-    for source in sources:
-        dataset, config, split = _hub_parts(source, field)
+    for each in sources:
+        dataset, config, split = _hub_parts(each, field)
         parquet = f"parquet/{config or 'default'}/{split}/0.parquet"
         files.append(f"{constants.ENDPOINT}/api/datasets/{dataset}/{parquet}")
-    if len(files) == 1:
-        advice = f"download this file elsewhere, copy it here, and name it with {field}=FILE:"
-    else:
+    advice = f"download this file elsewhere, copy it here, and name it with {field}=FILE:"
+    if len(files) > 1:
         advice = (
             "download these files elsewhere, copy them into one directory, and name them with"
             f" {field}='DIRECTORY/*.parquet':"
         )
     return "\n  ".join([advice, *files])
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -181,7 +181,9 @@ def test_files_that_are_no_rows(path: Path, content: bytes, message: str):
 
 
 def test_a_missing_file_says_what_to_put_where(tmp_path: Path):
-    with pytest.raises(UserError, match=r"test.jsonl: cannot be read .* put the questions there"):
+    with pytest.raises(
+        UserError, match=r"test.jsonl: cannot be read .* put the q.* task.test=FILE"
+    ):
         Gsm8kTask(TaskConfig(test=str(tmp_path / "test.jsonl"))).questions("test")
 
 

@@ -110,7 +110,9 @@ def test_data_sets_of_tensorflow_datasets(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sources, "_unreachable", lambda site: "no network")
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
     assert rows_of("tfds:toy:test") == rows
-    with pytest.raises(UserError, match="tfds:math_qa:test cannot be loaded: no network; put its"):
+    with pytest.raises(
+        UserError, match=r"tfds:math_qa:test: cannot be read \(no network\); put the q"
+    ):
         rows_of("tfds:math_qa:test")
 
 
@@ -210,8 +212,8 @@ def test_without_network_a_source_fails_fast(source: str):
     with pytest.raises(UserError) as error:
         rows_of(source)
     assert time.monotonic() - start < 5
-    problem = "https://huggingface.co does not answer, and no copy is cached; "
-    assert str(error.value).startswith(f"{source} cannot be loaded: {problem}")
+    problem = "https://huggingface.co does not answer, and no copy is cached"
+    assert str(error.value).startswith(f"{source}: cannot be read ({problem}); ")
 
 
 @pytest.mark.usefixtures("no_network")
@@ -231,6 +233,22 @@ def test_without_network_the_error_names_the_files_to_download():
     assert str(error.value).endswith(f"\n  {MATH_FILES}/precalculus/train/0.parquet")
 
 
+@pytest.mark.usefixtures("no_network")
+def test_without_network_a_cached_copy_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = write_parquet(tmp_path / "rows.parquet", ROWS)
+    builder = datasets.load_dataset_builder("parquet", data_files={"test": file})
+    builder.info.config_name, builder.info.dataset_name = "main", "sums"
+    folder = tmp_path / "someone___sums" / "main" / "0.0.0" / "hash"
+    folder.mkdir(parents=True)
+    builder.info.splits = datasets.SplitDict({"test": datasets.SplitInfo("test", 1, len(ROWS))})
+    builder.info.write_to_directory(str(folder))
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    arrow.rename(folder / "sums-test.arrow")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    assert rows_of("hub:someone/sums/main:test") == ROWS
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -239,12 +257,18 @@ def test_without_network_the_error_names_the_files_to_download():
         ("tfds:mnist", "write tfds:NAME:SPLIT"),
         ("{tmp}", "neither `datasets` nor TensorFlow Datasets saved a data set there"),
         ("{tmp}/x*.jsonl", "no file matches; put the questions there"),
-        ("{tmp}/x.parquet", "cannot be read (No such file or directory); put the questions there"),
-        ("{tmp}/bad.parquet", "not a Parquet file"),
+        ("{tmp}/x.parquet", "x.parquet: cannot be read (No such file or directory); put the q"),
+        ("{tmp}/bad.parquet", "bad.parquet: cannot be read (Parquet file size is 2 bytes"),
+        ("{tmp}/text.parquet", "text.parquet: cannot be read ('utf-8' codec can't decode"),
+        ("{tmp}/saved", "saved: cannot be read ("),
     ],
 )
 def test_sources_that_are_none(source: str, message: str, tmp_path: Path):
     (tmp_path / "bad.parquet").write_text("no")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text("{")
+    column = pyarrow.array([b"caf\xe9"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"question": column}), tmp_path / "text.parquet")
     with pytest.raises(UserError) as error:
         rows_of(source.format(tmp=tmp_path))
     assert message in str(error.value)
