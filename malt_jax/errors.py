@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -13,6 +15,23 @@ class UserError(Exception):
     The message says what was wrong, where (file, field, value) and what to do. Commands print it
     without a traceback and exit with code 2.
     """
+
+
+@contextlib.contextmanager
+def parsing(problem: str) -> Iterator[None]:
+    """Raises each error of a parser of untrusted input as a UserError that starts with `problem`.
+
+    Parsers have no common class of errors; a panic of Rust code is not even an Exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        line = str(error).partition("\n")[0][:300]
+        raise UserError(f"{problem} ({type(error).__name__}: {line})") from error
 
 
 class Stopped(Exception):

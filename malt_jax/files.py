@@ -165,14 +165,23 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def parse_json_object(text: bytes, place: str) -> dict[str, Any]:
     """A JSON object from UTF-8 text, with or without a byte-order mark.
 
-    Raises UserError, which names `place`, for anything else.
+    Raises UserError, which names `place`, for anything else, also for a key that occurs twice.
     """
     try:
-        fields = json.loads(text.decode("utf-8-sig"))
+        fields = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_distinct)
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 text: {error}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not valid JSON: {error}") from error
     if not isinstance(fields, dict):
         raise UserError(f"{place}: expected a JSON object, got {fields!r:.80}")
+    return fields
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.80} occurs twice")
     return fields

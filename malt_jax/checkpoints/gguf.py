@@ -18,12 +18,21 @@ import tokenizers
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.checkpoints.vocabularies import Piece, byte_level_tokenizer, sentencepiece_tokenizer
 from malt_jax.checkpoints.weights import TensorSource, leaves
-from malt_jax.errors import UserError
+from malt_jax.errors import UserError, parsing
 from malt_jax.model.attention import inverse_frequencies
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
 
 _ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}
 _EMBEDDING, _OUTPUT, _ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
+
+
+class _Reader(gguf.GGUFReader):
+    """GGUFReader reads numbers behind the end of a file as nothing, for as long as a count says."""
+
+    def _get(self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        if int(offset) + int(count) * np.dtype(dtype).itemsize > self.data.nbytes:
+            raise ValueError("it ends too early")
+        return super()._get(offset, dtype, count, override_order)
 
 
 class GGUFFile:
@@ -32,28 +41,28 @@ class GGUFFile:
     def __init__(self, path: Path) -> None:
         """Raises UserError when the file is not a whole GGUF file of a supported architecture."""
         self.path = path
-        try:
-            self._reader = gguf.GGUFReader(path)
-        except (ValueError, IndexError, KeyError, OSError, OverflowError) as error:
-            raise UserError(
-                f"{path}: not a readable GGUF file, perhaps truncated ({error})"
-            ) from error
+        with parsing(f"{path}: not a readable GGUF file, perhaps truncated"):
+            self._reader = _Reader(path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
-        if self.metadata("split.count", 1) > 1:
+        for tensor in self._reader.tensors:
+            if tensor.data_offset % self._reader.alignment:
+                raise UserError(f"{path}: the tensor {tensor.name} is not aligned; is it damaged?")
+        if self.metadata("split.count", 0) not in (0, 1):
             raise UserError(
                 f"{path}: one part of a split GGUF file; join the parts with llama.cpp's"
                 " `llama-gguf-split --merge`"
             )
         self._architecture = self.metadata("general.architecture")
-        if self._architecture not in _ARCHITECTURES:
+        if self._architecture not in [*_ARCHITECTURES]:
             raise UserError(
-                f"{path}: the architecture {self._architecture!r} is not supported; supported are"
-                f" {', '.join(_ARCHITECTURES)}"
+                f"{path}: the architecture {self._architecture!r:.80} is not supported; supported"
+                f" are {', '.join(_ARCHITECTURES)}"
             )
 
     def metadata(self, key: str, default: Any = None) -> Any:
         field = self._reader.get_field(key)
-        return default if field is None else field.contents()
+        with parsing(f"{self.path}: the metadata {key} is malformed"):
+            return default if field is None else field.contents()
 
     @cached_property
     def config(self) -> LlamaConfig:
@@ -61,20 +70,16 @@ class GGUFFile:
 
         Raises UserError for a missing key and for rope scaling that is not implemented.
         """
-        width, num_heads = (
-            self._required("embedding_length"),
-            self._required("attention.head_count"),
-        )
         fields = {
             "model_type": self._architecture,
-            "vocab_size": int(self._tensor(_EMBEDDING).shape[1]),
-            "hidden_size": width,
+            "vocab_size": int(self._tensor(_EMBEDDING).shape[-1]),
+            "hidden_size": self._required("embedding_length"),
             "num_hidden_layers": self._required("block_count"),
-            "num_attention_heads": num_heads,
-            "num_key_value_heads": self._optional("attention.head_count_kv", num_heads),
-            "head_dim": self._optional("attention.key_length", width // num_heads),
+            "num_attention_heads": self._required("attention.head_count"),
+            "num_key_value_heads": self._optional("attention.head_count_kv"),
+            "head_dim": self._optional("attention.key_length"),
             "intermediate_size": self._required("feed_forward_length"),
-            "rope_theta": _shortest(self._optional("rope.freq_base", 10_000.0)),
+            "rope_theta": _shortest(self._optional("rope.freq_base")),
             "rms_norm_eps": _shortest(self._required("attention.layer_norm_rms_epsilon")),
             "tie_word_embeddings": _OUTPUT not in self._tensors,
             "max_position_embeddings": self._required("context_length"),
@@ -82,7 +87,10 @@ class GGUFFile:
         scaling = self._optional("rope.scaling.type", "none")
         if scaling != "none":
             fields["rope_scaling"] = {"rope_type": scaling}
-        config = LlamaConfig.from_huggingface(fields)
+        try:
+            config = LlamaConfig.from_huggingface(fields)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from error
         if scaling == "none" and _ROPE_FACTORS in self._tensors:
             config = self._with_llama3_scaling(config)
         return config
@@ -90,7 +98,9 @@ class GGUFFile:
     def tensors(self) -> TensorSource:
         """The weights under Hugging Face's names, dequantised to float32 as they are read."""
         config = self.config
-        table = gguf.get_tensor_name_map(_ARCHITECTURES[self._architecture], config.num_layers)
+        # Large for many layers: those that the file has no tensors for need no names.
+        num_layers = min(config.num_layers, len(self._tensors))
+        table = gguf.get_tensor_name_map(_ARCHITECTURES[self._architecture], num_layers)
         wanted = [name for leaf in leaves(config) for name in leaf.names]
         stored = {name: table.get_name(name, (".weight", ".bias")) or name for name in wanted}
         # Tensors that the model has no place for keep their names, for the error message.
@@ -121,22 +131,31 @@ class GGUFFile:
         Raises UserError for a vocabulary whose kind is unknown or not stated.
         """
         texts = self.metadata("tokenizer.ggml.tokens")
-        if not texts:
+        if not isinstance(texts, list) or not texts:
             raise UserError(
                 f"{self.path}: no vocabulary in the file; name a tokenizer with"
                 " model.tokenizer=PATH"
             )
-        ends = ("eos_token_id", "eot_token_id", "eom_token_id")
-        eos_ids = [self.metadata(f"tokenizer.ggml.{key}") for key in ends]
-        bos, eos = self.metadata("tokenizer.ggml.bos_token_id"), eos_ids[0]
-        return Tokenizer(
-            self._vocabulary(texts),
-            bos_token=None if bos is None else texts[bos],
-            eos_token=None if eos is None else texts[eos],
-            chat_template=self.metadata("tokenizer.chat_template"),
-            eos_ids=[index for index in eos_ids if index is not None],
-            origin=str(self.path),
-        )
+        bos, *ends = [
+            self._token_id(f"{name}_token_id", len(texts)) for name in ("bos", "eos", "eot", "eom")
+        ]
+        with parsing(f"{self.path}: the vocabulary is malformed"):
+            return Tokenizer(
+                self._vocabulary(texts),
+                bos_token=None if bos is None else texts[bos],
+                eos_token=None if ends[0] is None else texts[ends[0]],
+                chat_template=self.metadata("tokenizer.chat_template"),
+                eos_ids=[index for index in ends if index is not None],
+                origin=str(self.path),
+            )
+
+    def _token_id(self, name: str, count: int) -> int | None:
+        index = self.metadata(f"tokenizer.ggml.{name}")
+        if index is not None and not (isinstance(index, int) and 0 <= index < count):
+            raise UserError(
+                f"{self.path}: tokenizer.ggml.{name} is {index!r:.80}, not an id below {count}"
+            )
+        return index
 
     def _vocabulary(self, texts: list[str]) -> tokenizers.Tokenizer:
         scores = self.metadata("tokenizer.ggml.scores") or [0.0] * len(texts)
@@ -158,11 +177,11 @@ class GGUFFile:
                     " model.tokenizer=PATH"
                 )
 
-    def _optional(self, key: str, default: Any) -> Any:
+    def _optional(self, key: str, default: Any = None) -> Any:
         return self.metadata(f"{self._architecture}.{key}", default)
 
     def _required(self, key: str) -> Any:
-        value = self._optional(key, None)
+        value = self._optional(key)
         if value is None:
             raise UserError(f"{self.path}: the metadata lacks {self._architecture}.{key}")
         return value
@@ -173,13 +192,9 @@ class GGUFFile:
         return self._tensors[name]
 
     def _dequantise(self, tensor: gguf.ReaderTensor) -> np.ndarray:
-        try:
+        problem = f"{self.path}: cannot dequantise {tensor.name} of type {tensor.tensor_type.name}"
+        with parsing(problem):
             return gguf.dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
-            raise UserError(
-                f"{self.path}: {tensor.name} is of type {tensor.tensor_type.name}, which the"
-                " package gguf cannot dequantise"
-            ) from error
 
     def _with_llama3_scaling(self, config: LlamaConfig) -> LlamaConfig:
         """`config` with Llama 3.1's rope scaling, whose factor the file does not state.
@@ -189,8 +204,8 @@ class GGUFFile:
         compared with the stored ones. Raises UserError when they differ.
         """
         divisors = self._dequantise(self._tensor(_ROPE_FACTORS)).ravel()
-        scaling = Llama3RopeScaling(factor=_shortest(float(divisors.max())))
-        scaled = dataclasses.replace(config, rope_scaling=scaling)
+        factor = _shortest(divisors.max(initial=1.0))
+        scaled = dataclasses.replace(config, rope_scaling=Llama3RopeScaling(factor=factor))
         wanted = inverse_frequencies(config) / inverse_frequencies(scaled)
         if divisors.shape != wanted.shape or not np.allclose(divisors, wanted, rtol=1e-4):
             raise UserError(
@@ -210,6 +225,6 @@ def _undo_permutation(values: np.ndarray, num_heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(values.shape)
 
 
-def _shortest(value: float) -> float:
+def _shortest(value: Any) -> Any:
     """A float32 as the decimal number it was written as: 9.99999974e-06 is 1e-05."""
-    return float(str(np.float32(value)))
+    return float(str(np.float32(value))) if isinstance(value, float | np.float32) else value

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from malt_jax.checkpoints.tokenizer import CONFIG, Tokenizer, load_tokenizer
 from malt_jax.checkpoints.weights import TensorSource
-from malt_jax.errors import UserError
+from malt_jax.errors import UserError, parsing
 from malt_jax.files import read_json_object
 from malt_jax.model.config import LlamaConfig
 
@@ -121,7 +121,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: the field weight_map is missing or empty")
     # Shards are in the directory of their index, whatever paths the index states.
-    files = [directory / Path(str(name)).name for name in sorted(set(weight_map.values()))]
+    files = [directory / name for name in sorted({Path(str(x)).name for x in weight_map.values()})]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise UserError(f"{directory}: missing shards that {INDEX} names: {', '.join(absent)}")
@@ -140,12 +140,8 @@ def _explain_no_weights(directory: Path) -> str:
 
 
 def _open(file: Path) -> Any:
-    try:
+    with parsing(f"{file}: not a readable safetensors file, perhaps truncated"):
         return safetensors.safe_open(file, framework="numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-            f"{file}: not a readable safetensors file, perhaps truncated ({error})"
-        ) from error
 
 
 def _read(file: Path, name: str) -> np.ndarray:
@@ -155,10 +151,8 @@ def _read(file: Path, name: str) -> np.ndarray:
         dtype = header.get_dtype()
         if dtype in _FLOAT8:
             return _read_float8(file, name, header.get_shape(), _FLOAT8[dtype])
-        try:
+        with parsing(f"{file}: {name} is of type {dtype}: not supported"):
             return opened.get_tensor(name)
-        except (AttributeError, TypeError) as error:
-            raise UserError(f"{file}: {name} is of type {dtype}: not supported") from error
 
 
 def _read_float8(file: Path, name: str, shape: list[int], dtype: Any) -> np.ndarray:

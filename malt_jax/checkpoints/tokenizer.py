@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from collections.abc import Sequence
@@ -9,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import tokenizers
 
 # Only transformers' tokenizers are used, so its advice to install PyTorch would mislead.
@@ -17,7 +17,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 from transformers import PreTrainedTokenizerFast
 
 from malt_jax.checkpoints.vocabularies import read_tokenizer_model
-from malt_jax.errors import UserError
+from malt_jax.errors import UserError, parsing
 from malt_jax.files import read_json_object
 
 CONFIG = "config.json"
@@ -56,8 +56,16 @@ _LLAMA2 = (
     "{% endfor %}"
 )
 
-# Llama 3.2's template prints the day it is rendered on; a prompt must not change overnight.
-_DATE_STRING = "26 Jul 2024"
+# Some templates print the time they are rendered at; a prompt must not change overnight. They get
+# the day that Llama 3.2's template falls back to, by a macro in place of transformers' function.
+_DATE = datetime.datetime(2024, 7, 26)
+_CLOCK = "".join(
+    [
+        "{% macro strftime_now(format) %}{{ format",
+        *(f" | replace('%{x}', '{_DATE.strftime('%' + x)}')" for x in "aAbBdHIjmMpSyY"),
+        " }}{% endmacro %}\n",
+    ]
+)
 
 
 class Tokenizer:
@@ -89,6 +97,8 @@ class Tokenizer:
 
         Raises UserError when bos_token or eos_token is not in the vocabulary.
         """
+        if not isinstance(chat_template, str | None):
+            raise UserError(f"{origin}: the chat template is no text: {chat_template!r:.80}")
         ids = vocabulary.get_vocab(with_added_tokens=True)
         for field, token in (("bos_token", bos_token), ("eos_token", eos_token)):
             if token is not None and token not in ids:
@@ -126,7 +136,8 @@ class Tokenizer:
         """
         backend = self._fast.backend_tokenizer
         backend.encode_special_tokens = not special
-        return backend.encode(text, add_special_tokens=False).ids
+        with parsing(f"{self._origin}: the tokenizer fails for the text {text!r:.80}"):
+            return backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without control tokens and without ids outside the vocabulary."""
@@ -140,24 +151,22 @@ class Tokenizer:
 
         Raises UserError when there is no template, or when it refuses the messages.
         """
-        if self._fast.chat_template is None:
+        template = self._fast.chat_template
+        if template is None:
             raise UserError(
                 f"{self._origin}: no chat template, and the vocabulary is of no family with a"
-                " default; put a chat_template.jinja beside the tokenizer"
+                " default; put a chat_template.jinja next to the tokenizer"
             )
-        try:
+        roles = ", ".join(message["role"] for message in messages)
+        with parsing(f"{self._origin}: the chat template fails for turns of {roles}"):
             text = self._fast.apply_chat_template(
                 messages,
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
-                date_string=_DATE_STRING,
+                chat_template=_CLOCK + template if "strftime_now" in template else template,
+                date_string=_DATE.strftime("%d %b %Y"),
             )
-        except jinja2.TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError(
-                f"{self._origin}: the chat template fails for turns of {roles}: {error}"
-            ) from error
-        return str(text)
+            return str(text)
 
     def save(self, directory: Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, the chat template inside the latter."""
@@ -192,6 +201,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises UserError, naming the file, when something is missing or broken.
     """
     file = _tokenizer_file(path)
+    with parsing(f"{file}, or {TOKENIZER_CONFIG} next to it: not a readable tokenizer"):
+        return _read_tokenizer(file)
+
+
+def _read_tokenizer(file: Path) -> Tokenizer:
     settings = _read_optional(file.parent / TOKENIZER_CONFIG)
     tokens: dict[str, str | None] = {}
     if file.suffix == ".model":
@@ -199,7 +213,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
         _add_listed_tokens(vocabulary, settings, file)
         tokens = _default_tokens(vocabulary.get_vocab(with_added_tokens=True))
     else:
-        vocabulary = _read_tokenizer_json(file)
+        with parsing(f"{file}: not a readable tokenizer.json"):
+            vocabulary = tokenizers.Tokenizer.from_file(str(file))
     for field in ("bos_token", "eos_token"):
         if field in settings:
             tokens[field] = _token_text(settings[field])
@@ -223,10 +238,9 @@ def read_eos_ids(directory: Path) -> tuple[int, ...]:
         if stated is None:
             continue
         ids = stated if isinstance(stated, list) else [stated]
-        if not all(isinstance(index, int) for index in ids):
-            raise UserError(
-                f"{directory / name}: eos_token_id must be an id or a list of ids, got {stated!r}"
-            )
+        if not all(type(index) is int and 0 <= index < 2**31 for index in ids):
+            problem = f"eos_token_id must be an id or a list of ids, got {stated!r:.80}"
+            raise UserError(f"{directory / name}: {problem}")
         return tuple(ids)
     return ()
 
@@ -245,13 +259,6 @@ def _tokenizer_file(path: Path) -> Path:
         f"{path}: no tokenizer here; expected tokenizer.json or tokenizer.model. Name another"
         " checkpoint's with model.tokenizer=PATH"
     )
-
-
-def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing more specific
-        raise UserError(f"{path}: not a readable tokenizer.json: {error}") from error
 
 
 def _read_template(directory: Path, settings: dict[str, Any]) -> str | None:

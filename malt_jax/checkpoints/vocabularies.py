@@ -28,6 +28,7 @@ _LLAMA3_SPLIT = (
 _QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
 _LLAMA3_SPECIAL_TOKENS = 256
+_LONGEST = 1024  # characters of a piece; the ways to cut it take quadratic time
 
 
 class Piece(NamedTuple):
@@ -163,6 +164,8 @@ def _parse_tiktoken_ranks(data: bytes) -> dict[bytes, int] | None:
 
 
 def _llama3_tokenizer(ranks: Mapping[bytes, int]) -> Tokenizer:
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise ValueError("the ranks are not 0, 1, 2, ...")
     spelling = bytes_to_unicode()
     spelled = {"".join(spelling[byte] for byte in token): rank for token, rank in ranks.items()}
     pieces = [Piece(text) for text in sorted(spelled, key=spelled.__getitem__)]
@@ -217,6 +220,8 @@ def _derive_merges(priorities: Mapping[str, float]) -> list[tuple[str, str]]:
     """
     merges = []
     for whole, priority in priorities.items():
+        if len(whole) > _LONGEST:
+            raise ValueError(f"a piece of {len(whole)} characters: {whole[:40]!r}...")
         for cut in range(1, len(whole)):
             left, right = whole[:cut], whole[cut:]
             if left in priorities and right in priorities:

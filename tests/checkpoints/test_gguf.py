@@ -24,6 +24,12 @@ from malt_jax.model.config import Llama, Llama3RopeScaling, LlamaConfig
 Type = gguf.GGMLQuantizationType
 Save = Callable[..., Path]
 
+TYPES = {
+    str: gguf.GGUFValueType.STRING,
+    int: gguf.GGUFValueType.UINT64,
+    float: gguf.GGUFValueType.FLOAT32,
+    list: gguf.GGUFValueType.ARRAY,
+}
 GGUF_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -76,8 +82,8 @@ def save(tmp_path: Path, checkpoint: Checkpoint) -> Save:
         add_shape(writer, config)
         add_vocabulary(writer)
         for key, value in (metadata or {}).items():
-            add = writer.add_string if isinstance(value, str) else writer.add_uint32
-            add(key, value)
+            writer.kv_data[0].pop(key, None)
+            writer.add_key_value(key, value, TYPES[type(value)])
         for huggingface_name, values in disassemble(checkpoint.params, config):
             name = gguf_name(huggingface_name)
             if name in without:
@@ -278,6 +284,94 @@ def test_unsuitable_files(save: Save, tmp_path: Path) -> None:
         (tmp_path / "cut.gguf").write_bytes(whole[:length])
         with pytest.raises(UserError, match=r"cut\.gguf: not a readable GGUF file"):
             GGUFFile(tmp_path / "cut.gguf")
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("llama.block_count", 10**18, "num_hidden_layers must be"),
+        ("llama.block_count", [3], "num_hidden_layers is of the wrong kind"),
+        ("llama.attention.head_count", 0, "num_attention_heads must be"),
+        ("llama.attention.head_count_kv", [2, 2, 2], "num_key_value_heads is of the wrong kind"),
+        ("llama.embedding_length", "32", "hidden_size is of the wrong kind"),
+        ("llama.rope.freq_base", float("nan"), "rope_theta must be"),
+        ("llama.rope.scaling.type", [1], "rope type"),
+        ("general.architecture", [1], "architecture"),
+    ],
+)
+def test_metadata_out_of_bounds_are_named(
+    save: Save, key: str, value: object, problem: str
+) -> None:
+    with pytest.raises(UserError, match=rf"model\.gguf: .*{problem}"):
+        load(save(metadata={key: value}))
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"tokenizer.ggml.eos_token_id": 10**6},
+        {"tokenizer.ggml.bos_token_id": "<s>"},
+        {"tokenizer.ggml.merges": ["no such"]},
+        {"tokenizer.ggml.tokens": ["a", "b"]},
+        {"tokenizer.ggml.tokens": 5},
+        {"tokenizer.ggml.token_type": "all"},
+        {"tokenizer.ggml.pre": ["gpt-2"]},
+        {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": ["a"] * 264},
+        {"tokenizer.chat_template": [1, 2]},
+    ],
+)
+def test_a_malformed_vocabulary_gives_one_line(save: Save, metadata: dict[str, object]) -> None:
+    file = GGUFFile(save(metadata={"tokenizer.ggml.pre": "gpt-2"} | metadata))
+    with pytest.raises(UserError, match=r"model\.gguf: ") as caught:
+        file.tokenizer()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+def test_a_piece_too_long_to_cut_is_refused(save: Save) -> None:
+    """Merges are derived from every way to cut a piece in two: a million characters take hours."""
+    pieces = ["a" * 1_000_000, "b"]
+    metadata: dict[str, object] = {"model": "llama", "tokens": pieces}
+    metadata |= {"scores": [0.0, 1.0], "token_type": [1, 1], "eos_token_id": 0, "eot_token_id": 1}
+    file = save(metadata={f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
+    with pytest.raises(UserError, match="1000000 characters"):
+        GGUFFile(file).tokenizer()
+
+
+def overwritten(data: bytes, offset: int, number: int) -> bytes:
+    return data[:offset] + number.to_bytes(8, "little") + data[offset + 8 :]
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+def test_counts_beyond_the_file_end_at_once(save: Save, tmp_path: Path) -> None:
+    whole = save().read_bytes()
+    key = b"tokenizer.ggml.token_type"
+    # After a key: the types of the value and of its elements, four bytes each.
+    array_length = whole.index(key) + len(key) + 8
+    tensor_count, metadata_count = 8, 16
+    for offset in (tensor_count, metadata_count, array_length):
+        (tmp_path / "long.gguf").write_bytes(overwritten(whole, offset, 10**18))
+        with pytest.raises(UserError, match=r"long\.gguf: not a readable GGUF file"):
+            GGUFFile(tmp_path / "long.gguf")
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+@pytest.mark.parametrize(
+    ("shift", "problem"), [(4, "is not aligned"), (2**63, "not a readable GGUF file")]
+)
+def test_tensors_that_start_elsewhere_are_refused(
+    save: Save, tmp_path: Path, shift: int, problem: str
+) -> None:
+    whole = save().read_bytes()
+    name = b"blk.0.attn_norm.weight"
+    # After a name: the number of axes, one length, the type; then the offset.
+    offset = whole.index(name) + len(name) + 4 + 8 + 4
+    start = int.from_bytes(whole[offset : offset + 8], "little")
+    (tmp_path / "moved.gguf").write_bytes(overwritten(whole, offset, start + shift))
+    with pytest.raises(UserError, match=rf"moved\.gguf: .*{problem}"):
+        GGUFFile(tmp_path / "moved.gguf")
 
 
 @pytest.mark.parametrize("config", ["llama"], indirect=True)

@@ -192,6 +192,10 @@ def test_an_index_cannot_point_elsewhere(
     index.write_text(json.dumps({"weight_map": {"lm_head.weight": "../model.safetensors"}}))
     with pytest.raises(UserError, match=r"missing shards.*: model\.safetensors"):
         load(inside, checkpoint.config)
+    for weight_map in ({"a": ["../x"]}, {"a": {}}, {"a": "/etc/passwd"}, {"a": ".."}):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(UserError, match="missing shards"):
+            load(inside, checkpoint.config)
 
 
 def test_config_problems_are_named(tmp_path: Path) -> None:
@@ -203,6 +207,8 @@ def test_config_problems_are_named(tmp_path: Path) -> None:
         "[]": "expected a JSON object",
         '{"model_type": "mamba"}': "model_type 'mamba' is not supported",
         '{"model_type": "llama"}': "'num_attention_heads' is missing",
+        '{"model_type": "llama", "model_type": "qwen2"}': "'model_type' occurs twice",
+        '{"model_type": "llama", "num_attention_heads": Infinity}': "num_attention_heads",
     }.items():
         path.write_text(content)
         with pytest.raises(UserError, match=f"{tmp_path}.*{problem}"):

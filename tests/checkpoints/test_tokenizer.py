@@ -211,6 +211,9 @@ def test_prompts_do_not_change_with_the_day(byte_vocabulary: tokenizers.Tokenize
     """Llama 3.2's template asks for the date when none is given."""
     template = "{% if not date_string is defined %}{{ strftime_now('%H %M %S') }}{% endif %}day"
     assert Tokenizer(byte_vocabulary, chat_template=template).render(CONVERSATION) == "day"
+    template = "  {%- macro day() %}{{ strftime_now('%d %b %Y, %H:%M') }}{% endmacro %}{{ day() }}"
+    today = Tokenizer(byte_vocabulary, chat_template=template).render(CONVERSATION)
+    assert today == "26 Jul 2024, 00:00"
 
 
 def test_saved_tokenizers_load_the_same_here_and_in_transformers(
@@ -297,4 +300,89 @@ def test_broken_files_are_named(tmp_path: Path, byte_tokenizer: Tokenizer) -> No
 def test_a_tokenizer_model_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(UserError, match=r"tokenizer\.model: neither a sentencepiece model nor"):
+        load_tokenizer(tmp_path)
+
+
+def changed(path: Path, changes: dict[str, object]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"chat_template": 5},
+        {"chat_template": [1, 2]},
+        {"eos_token": 5},
+        {"eos_token": {"text": "<|eos|>"}},
+        {"bos_token": ["<|bos|>"]},
+    ],
+)
+def test_malformed_settings_give_one_line(
+    tmp_path: Path, byte_tokenizer: Tokenizer, changes: dict[str, object]
+) -> None:
+    byte_tokenizer.save(tmp_path)
+    changed(tmp_path / "tokenizer_config.json", changes)
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", ["true", "-1", "[1, 1e99]", "[[1]]", str(2**40), '{"a": 1}'])
+def test_end_of_sequence_ids_have_bounds(
+    tmp_path: Path, byte_tokenizer: Tokenizer, ids: str
+) -> None:
+    byte_tokenizer.save(tmp_path)
+    (tmp_path / "config.json").write_text(f'{{"eos_token_id": {ids}}}')
+    with pytest.raises(UserError, match=r"config\.json: eos_token_id must be"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_key_that_occurs_twice_is_named(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+    byte_tokenizer.save(tmp_path)
+    (tmp_path / "config.json").write_text('{"eos_token_id": 1, "eos_token_id": 2}')
+    with pytest.raises(UserError, match=r"config\.json: .*'eos_token_id' occurs twice"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("expression", ["(a+)+$", "((((", "(" * 5000 + ")" * 5000])
+def test_expressions_that_a_tokenizer_cannot_run_give_one_line(
+    tmp_path: Path, byte_tokenizer: Tokenizer, expression: str
+) -> None:
+    """The search of the first never ends; its library gives up and panics, in Rust."""
+    byte_tokenizer.save(tmp_path)
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated"}
+    changed(tmp_path / "tokenizer.json", {"pre_tokenizer": split | {"invert": False}})
+    with pytest.raises(UserError, match=r"tokenizer\.json: ") as caught:
+        load_tokenizer(tmp_path).encode("a" * 40 + "!")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lone_surrogate_is_an_error_that_shows_it(byte_tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"fails for the text 'a\\ud800'"):
+        byte_tokenizer.encode("a\ud800")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for message in messages %}",
+        "{{ 1 / 0 }}",
+        "{{ messages + 1 }}",
+        "{{ messages[99]['content'].x() }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_a_template_that_fails_gives_one_line(
+    byte_vocabulary: tokenizers.Tokenizer, template: str
+) -> None:
+    tokenizer = Tokenizer(byte_vocabulary, chat_template=template, origin="/models/x")
+    with pytest.raises(UserError, match=r"/models/x: the chat template fails") as caught:
+        tokenizer.render(CONVERSATION)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ranks", ["YQ== 0\nYg== 7\n", "YQ== 0\nYg== -1\n", f"YQ== {10**30}\n"])
+def test_ranks_with_gaps_are_refused(tmp_path: Path, ranks: str) -> None:
+    (tmp_path / "tokenizer.model").write_text(ranks)
+    with pytest.raises(UserError, match=r"tokenizer\.model.*the ranks are not 0, 1, 2"):
         load_tokenizer(tmp_path)
