@@ -1,7 +1,6 @@
 """The layout of every array, against the files of review; placing arrays and reading them back."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding
@@ -9,7 +8,6 @@ from jax.sharding import PartitionSpec as P
 
 from malt_jax.config import MESH_AXES
 from malt_jax.sharding.mesh import Sizes, build
-from malt_jax.sharding.placement import SharedCopy
 from malt_jax.sharding.rules import RULES, batch_shards, device_put, partition, to_host
 from tests.sharding.golden_shardings import CASES, FOLDER, arrays, device_bytes, text
 
@@ -77,23 +75,3 @@ def test_arrays_and_keys_are_placed_and_read_back() -> None:
     np.testing.assert_array_equal(
         jax.random.key_data(placed["keys"]), jax.random.key_data(tree["keys"])
     )
-
-
-def test_a_shared_copy_lives_as_long_as_its_users() -> None:
-    made = []
-
-    def make() -> dict[str, jax.Array]:
-        made.append(None)
-        return {"w": tree["w"] + 1}
-
-    tree, copies = {"w": jnp.arange(4.0)}, SharedCopy()
-    first = copies.of(tree, make)
-    again = copies.of(tree, make)
-    assert again["w"] is first["w"] and len(made) == 1
-    del first, again
-    copies.of(tree, make)
-    assert len(made) == 2
-    kept = copies.of(tree, make)
-    tree = {"w": jnp.arange(4.0) * 2}
-    np.testing.assert_array_equal(copies.of(tree, make)["w"], tree["w"] + 1)
-    assert kept["w"][3] == 4

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from malt_jax.config import LoraConfig
 from malt_jax.model.llama import Llama, Params, forward, next_logits
 from malt_jax.training.batches import Batch, Batches, Example
-from malt_jax.training.policy import Policy
+from malt_jax.training.policy import Policy, SamplingWeights
 from malt_jax.training.step import completion_logps, sum_logps
 from tests.training.small import LLAMA, random_examples, same_bits, trained
 
@@ -128,3 +128,22 @@ def test_method_and_model_have_to_fit() -> None:
         Policy(Llama(LLAMA), "lora")
     with pytest.raises(ValueError, match="lora"):
         Policy(Llama(LLAMA, LoraConfig()), "full")
+
+
+def test_sampling_takes_base_and_merged_weights_while_its_block_runs(
+    lora: Policy, base: Params
+) -> None:
+    merged = Llama(LLAMA)
+    with SamplingWeights(merged, lora, base) as weights:
+        untrained = weights.of(None)["params"]
+        assert weights.of(None)["params"] is untrained
+        assert same_bits(untrained, base)
+        # A new adapter changes nothing, a trained one does; the base stays as it is.
+        new = lora.init(base, jax.random.key(0))
+        assert same_bits(weights.of(new)["params"], base)
+        assert not same_bits(weights.of(trained(lora, base))["params"], base)
+        assert same_bits(untrained, base)
+    with SamplingWeights(lora.model, lora, base) as weights:
+        variables = weights.of(trained(lora, base))
+        assert same_bits(variables["adapter"], trained(lora, base))
+        assert variables["params"] is weights.of(None)["params"]
