@@ -29,7 +29,7 @@ class Objective(training_step.Objective, Protocol):
     rows: ClassVar[str]
     """What the training rows are called in messages."""
     missing: ClassVar[str]
-    """Why there may be no rows."""
+    """The message when there are no rows."""
     needs_reference: ClassVar[bool]
     """Whether the loss compares with the role's policy at the start of the stage."""
 
@@ -55,7 +55,7 @@ class Sft:
     options: SftConfig
     name: ClassVar[str] = "sft"
     rows: ClassVar[str] = "SFT rows"
-    missing: ClassVar[str] = "there is no correct completion"
+    missing: ClassVar[str] = "no correct completion for the {role}"
     needs_reference: ClassVar[bool] = False
     dropout: ClassVar[bool] = True
 
@@ -91,8 +91,8 @@ class Dpo:
     name: ClassVar[str] = "dpo"
     rows: ClassVar[str] = "preference pairs"
     missing: ClassVar[str] = (
-        "there is no preference pair (the completions of every prompt are all correct or all"
-        " incorrect)"
+        "no preference pair for the {role}: the completions of every prompt are all correct or all"
+        " incorrect"
     )
     needs_reference: ClassVar[bool] = True
     dropout: ClassVar[bool] = False

@@ -106,7 +106,8 @@ def run_round(
             name = f"round-{number}/{role}/{objective.name}"
             nodes = [(tree, row) for tree, roles in rows for row in objective.select(roles[depth])]
             if not nodes:
-                logger.warning("%s: %s; the %s keeps its weights", name, objective.missing, role)
+                message = objective.missing.format(role=role)
+                logger.warning("%s: %s; it keeps its weights", name, message)
                 continue
             start = final.get(role)
             if start is None:

@@ -24,7 +24,7 @@ from malt_jax.model.levels import Level, level_spec
 from malt_jax.model.llama import Llama, Params, variable_specs
 from malt_jax.planning.workload import RoleLengths, Workload
 from malt_jax.sampling.cache import bucket, prefill
-from malt_jax.sampling.decode import cache_sizes, decode_chunk, grow, initial_state, node_keys
+from malt_jax.sampling.decode import cache_sizes, decode_chunk, decode_state_spec, grow
 from malt_jax.sampling.token import SamplingParameters
 from malt_jax.sharding.mesh import Meshes, Sizes
 from malt_jax.sharding.rules import ArraySpec, abstract, array_specs, batch_shards
@@ -33,8 +33,7 @@ from malt_jax.training.optimizer import epochs_for
 from malt_jax.training.policy import Policy
 from malt_jax.training.step import (
     completion_logps,
-    init_state,
-    state_axes,
+    state_spec,
     train_step,
 )
 
@@ -193,7 +192,7 @@ def _role_programs(
                 f"{name}/grow-{size}",
                 stage,
                 grow,
-                (state, size, model.mesh),
+                (model, state, size),
                 mesh,
                 calls=batches,
                 weights=variables,
@@ -217,10 +216,7 @@ def _role_programs(
 
 
 def _decode_state(model: Llama, nodes: tuple[int, ...], size: int) -> Any:
-    first = jax.ShapeDtypeStruct(nodes, jnp.int32)
-    keys = jax.eval_shape(lambda: node_keys(jax.random.key(0), np.arange(nodes[0]), nodes[1:]))
-    state = jax.eval_shape(lambda *given: initial_state(model, *given, size), first, keys)
-    return abstract(model.mesh, array_specs(state, state.axes))
+    return abstract(model.mesh, decode_state_spec(model, nodes, size))
 
 
 def _training_programs(config: Config, policy: Policy, load: Workload) -> Iterator[Program]:
@@ -261,8 +257,7 @@ def _update(
 ) -> Program:
     mesh, config = policy.model.mesh, objective.options
     trainable = policy.like()
-    state = jax.eval_shape(lambda tree: init_state(tree, config), trainable)
-    state = abstract(mesh, array_specs(state, state_axes(policy, config)))
+    state = abstract(mesh, state_spec(policy, config))
     key, total = jax.eval_shape(lambda: (jax.random.key(0), jnp.int32(0)))
     return Program(
         f"{name}/update",

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Int
 
-from malt_jax.sharding.rules import constrain, device_put
+from malt_jax.sharding.rules import ArraySpec, constrain, device_put
 
 Tree = TypeVar("Tree")
 
@@ -67,20 +67,23 @@ class Batch:
         return dataclasses.replace(self, rows=rows)
 
 
-def take_questions(mesh: Mesh | None, tree: Tree, axes: Any, kept: Int[np.ndarray, "S R"]) -> Tree:
+def take_questions(
+    mesh: Mesh | None, tree: Tree, specs: Any, kept: Int[np.ndarray, "shards half"]
+) -> Tree:
     """Arrays with the questions `kept` of each shard alone, counted within the shard.
 
-    axes: the logical axes of every array, in the structure of `tree`; arrays without the axis
-        "batch" stay as they are.
+    specs: the ArraySpec or the logical axes of every array; arrays without the axis "batch" stay
+        as they are.
     """
     leaves, structure = jax.tree.flatten(tree)
-    taken = _take(leaves, device_put(mesh, kept, P("batch")), tuple(jax.tree.leaves(axes)), mesh)
+    axes = tuple(x.axes if isinstance(x, ArraySpec) else x for x in jax.tree.leaves(specs))
+    taken = _take(leaves, device_put(mesh, kept, P("batch")), axes, mesh)
     return jax.tree.unflatten(structure, taken)
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "mesh"))
 def _take(
-    leaves: Sequence[Array], kept: Int[Array, "S R"], axes: tuple[P, ...], mesh: Mesh | None
+    leaves: Sequence[Array], kept: Int[Array, "shards half"], axes: tuple[P, ...], mesh: Mesh | None
 ) -> list[Array]:
     def take(x: Array, axes: P) -> Array:
         if "batch" not in axes:

@@ -10,7 +10,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
@@ -20,7 +19,7 @@ from malt_jax.sampling.cache import append
 from malt_jax.sampling.compaction import Batch, take_questions
 from malt_jax.sampling.completions import Completions, Finish
 from malt_jax.sampling.token import SamplingParameters, draw
-from malt_jax.sharding.rules import batch_shards, constrain, device_put, to_host, zeros
+from malt_jax.sharding.rules import ArraySpec, batch_shards, constrain, device_put, to_host, zeros
 
 ROOM = 64
 """Tokens that a new cache level holds at least; below, another program costs more than it saves."""
@@ -45,11 +44,28 @@ class DecodeState(flax.struct.PyTreeNode):
     def size(self) -> int:
         return self.tokens.shape[-1]
 
-    @property
-    def axes(self) -> DecodeState:
-        """The logical axes of every array."""
-        axes: Any = {name: P("batch") for name in self.__dataclass_fields__}
-        return DecodeState(**axes | {"level": level_axes(self.last.ndim), "step": P()})
+
+def decode_state_spec(model: Llama, nodes: tuple[int, ...], size: int) -> Any:
+    """The ArraySpecs of a state with these node axes and room for `size` tokens a node."""
+
+    def spec(shape: tuple[int, ...], dtype: Any) -> Any:
+        return ArraySpec(shape, dtype, P("batch") if shape else P())
+
+    return DecodeState(
+        level=level_spec(model, nodes, size),
+        tokens=spec((*nodes, size), jnp.int32),
+        log_probabilities=spec((*nodes, size), jnp.float32),
+        lengths=spec(nodes, jnp.int32),
+        finish=spec(nodes, jnp.int32),
+        last=spec(nodes, jnp.int32),
+        keys=spec(nodes, jax.random.key(0).dtype),
+        step=spec((), jnp.int32),
+    )
+
+
+def _constrain(model: Llama, state: DecodeState) -> DecodeState:
+    spec = decode_state_spec(model, state.last.shape, state.size)
+    return constrain(model.mesh, state, spec)
 
 
 class PartialCompletions:
@@ -150,7 +166,7 @@ def decode(
     batch = Batch.of(len(state.last), batch_shards(mesh), asked)
     while True:
         if int(state.step) == state.size:
-            state = grow(state, min(2 * state.size, max_tokens), mesh)
+            state = grow(model, state, min(2 * state.size, max_tokens))
         state = decode_chunk(model, variables, ancestors, state, parameters, chunk)
         completions.follow(batch.rows, state)
         yield completions
@@ -159,8 +175,8 @@ def decode(
             return
         if (kept := batch.to_keep(alive)) is not None:
             completions.copy_to_host()
-            axes = (state.axes, levels)
-            state, ancestors = take_questions(mesh, (state, ancestors), axes, kept)
+            specs = (decode_state_spec(model, state.last.shape, state.size), levels)
+            state, ancestors = take_questions(mesh, (state, ancestors), specs, kept)
             batch = batch.take(kept)
 
 
@@ -185,7 +201,7 @@ def decode_chunk(
     def advance(state: DecodeState) -> DecodeState:
         return _step(model, variables, ancestors, state, parameters)
 
-    return constrain(model.mesh, jax.lax.while_loop(go_on, advance, state), state.axes)
+    return _constrain(model, jax.lax.while_loop(go_on, advance, state))
 
 
 def _step(
@@ -226,7 +242,7 @@ def _step(
         last=tokens,
         step=state.step + 1,
     )
-    return constrain(model.mesh, state, state.axes)
+    return _constrain(model, state)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "size"))
@@ -238,21 +254,14 @@ def initial_state(
     first: the last token of each node's prompt.
     keys:  one per node; the token at position t is drawn with fold_in(key, t).
     """
-    state = DecodeState(
-        level=zeros(level_spec(model, first.shape, size)),
-        tokens=jnp.zeros((*first.shape, size), jnp.int32),
-        log_probabilities=jnp.zeros((*first.shape, size), jnp.float32),
-        lengths=jnp.zeros(first.shape, jnp.int32),
-        finish=jnp.full(first.shape, Finish.RUNNING, jnp.int32),
-        last=first,
-        keys=keys,
-        step=jnp.int32(0),
-    )
-    return constrain(model.mesh, state, state.axes)
+    spec = decode_state_spec(model, first.shape, size)
+    # Zeros: nothing is decoded, and every node is RUNNING.
+    state: DecodeState = zeros(spec.replace(last=(), keys=())).replace(last=first, keys=keys)
+    return _constrain(model, state)
 
 
-@functools.partial(jax.jit, static_argnames=("size", "mesh"))
-def grow(state: DecodeState, size: int, mesh: Mesh | None) -> DecodeState:
+@functools.partial(jax.jit, static_argnames=("model", "size"))
+def grow(model: Llama, state: DecodeState, size: int) -> DecodeState:
     """Makes room for `size` tokens a node."""
     more = size - state.size
 
@@ -269,4 +278,4 @@ def grow(state: DecodeState, size: int, mesh: Mesh | None) -> DecodeState:
         tokens=widen(state.tokens, -1),
         log_probabilities=widen(state.log_probabilities, -1),
     )
-    return constrain(mesh, state, state.axes)
+    return _constrain(model, state)

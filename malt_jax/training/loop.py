@@ -22,7 +22,7 @@ from malt_jax.training.step import (
     TrainState,
     completion_logps,
     init_state,
-    state_axes,
+    state_spec,
     train_step,
 )
 
@@ -30,9 +30,9 @@ from malt_jax.training.step import (
 def start_state(policy: Policy, objective: Objective, start: Params) -> TrainState:
     """A state at step 0 on the policy's mesh, with a copy of the weights `start`."""
     mesh = policy.model.mesh
-    start = device_put(mesh, start, policy.axes)
+    start = device_put(mesh, start, policy.spec)
     state = init_state(start, objective.options)
-    return device_put(mesh, state, state_axes(policy, objective.options))
+    return device_put(mesh, state, state_spec(policy, objective.options))
 
 
 def total_updates(options: SftConfig, batches: Batches) -> int:
@@ -78,7 +78,7 @@ def reference_logps(
     """Log-probability of every completion of every example under a frozen policy, in nats."""
     batches = Batches(examples, batch_size, seed=0)
     mesh = policy.model.mesh
-    reference = device_put(mesh, reference, policy.axes)
+    reference = device_put(mesh, reference, policy.spec)
     logps = np.full((len(examples), len(examples[0].completions)), np.nan, np.float32)
     for step in range(batches.steps_per_epoch):
         batch = batches.batch(0, step)

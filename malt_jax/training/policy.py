@@ -48,7 +48,7 @@ class Policy:
         return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), base)
 
     @property
-    def axes(self) -> Params:
+    def spec(self) -> Params:
         """The ArraySpecs of a trainable tree."""
         specs = variable_specs(self.model)["adapter" if self.method == "lora" else "params"]
         wide: Params = jax.tree.map(lambda x: dataclasses.replace(x, dtype=jnp.float32), specs)
@@ -56,7 +56,7 @@ class Policy:
 
     def like(self) -> Params:
         """Shapes, types and shardings of a trainable tree, to restore one into."""
-        like: Params = abstract(self.model.mesh, self.axes)
+        like: Params = abstract(self.model.mesh, self.spec)
         return like
 
     def variables(self, base: Params, trainable: Params) -> dict[str, Params]:
@@ -130,7 +130,7 @@ class SamplingWeights:
         if policy.model.lora is None:
             params = jax.tree.map(lambda x: x.astype(model.dtype), trainable)
         else:
-            trainable = device_put(policy.model.mesh, trainable, policy.axes)
+            trainable = device_put(policy.model.mesh, trainable, policy.spec)
             params = merge_adapter(self._base, trainable, policy.model.lora)
         return {"params": device_put(model.mesh, params, specs["params"])}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.struct
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from malt_jax.config import SftConfig
 from malt_jax.model.llama import Params
-from malt_jax.sharding.rules import constrain
+from malt_jax.sharding.rules import array_specs, constrain
 from malt_jax.training.batches import Batch
 from malt_jax.training.losses import TokenScores
 from malt_jax.training.optimizer import learning_rate, optimizer
@@ -38,17 +38,17 @@ def init_state(trainable: Params, config: SftConfig) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer(config).init(trainable))
 
 
-def state_axes(policy: Policy, config: SftConfig) -> TrainState:
-    """The logical axes of every array of a state: Adam's moments have those of their weights."""
+def state_spec(policy: Policy, config: SftConfig) -> TrainState:
+    """The ArraySpecs of a state: Adam's moments have the logical axes of their weights."""
     shapes = jax.eval_shape(partial(init_state, config=config), policy.like())
-    axes: TrainState = optax.tree.map_params(
+    axes: Any = optax.tree.map_params(
         optimizer(config),
-        lambda _, axes: axes,
+        lambda _, spec: spec.axes,
         shapes.optimizer,
-        policy.axes,
+        policy.spec,
         transform_non_params=lambda _: P(),
     )
-    return TrainState(P(), policy.axes, axes)  # type: ignore[arg-type]
+    return array_specs(shapes, TrainState(P(), policy.spec, axes))  # type: ignore[arg-type]
 
 
 class Objective(Protocol):
@@ -122,7 +122,7 @@ def train_step(
         total: tuple[Params, Metrics], piece: tuple[Batch, Array]
     ) -> tuple[tuple[Params, Metrics], None]:
         added = jax.tree.map(jnp.add, total, gradient(state.trainable, *piece))
-        return constrain(mesh, added, (policy.axes, P())), None
+        return constrain(mesh, added, (policy.spec, P())), None
 
     gradient = jax.grad(loss_of, has_aux=True)
     first = jax.tree.map(lambda x: x[0], (pieces, keys))
@@ -136,7 +136,7 @@ def train_step(
     metrics = {name: value / count for name, value in sums.items()}
     metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
     state = TrainState(state.step + 1, trainable, optimizer_state)
-    return constrain(mesh, state, state_axes(policy, config)), constrain(mesh, metrics, P())
+    return constrain(mesh, state, state_spec(policy, config)), constrain(mesh, metrics, P())
 
 
 @partial(jax.jit, static_argnames=("policy",))

@@ -77,7 +77,7 @@ def test_sampling(experiment, planned, stage: str, monkeypatch: pytest.MonkeyPat
         full = jnp.full(state.lengths.shape, step, jnp.int32)
         return state.replace(step=step, lengths=full, finish=jnp.full_like(state.finish, ended))
 
-    def fake_grow(state, size, mesh):
+    def fake_grow(model, state, size):
         called["grow", shapes(state)] += 1
         return decode.initial_state(experiment.sampler.model, state.last, state.keys, size).replace(
             step=state.step, lengths=state.lengths

@@ -66,7 +66,7 @@ def outcomes(mesh: Any) -> dict[str, np.ndarray]:
     levels = [[tokens()], [tokens() for _ in range(QUESTIONS)]]
     parameters = SamplingParameters.create(0.8, stop_ids=STOPS, max_tokens=20)
     sampler = Sampler(model, parameters, chunk=4)
-    adapter = device_put(mesh, nonzero_adapter(dataclasses.replace(model, mesh=None)), policy.axes)
+    adapter = device_put(mesh, nonzero_adapter(dataclasses.replace(model, mesh=None)), policy.spec)
     variables = {"params": base, "adapter": adapter}
     ids = np.arange(QUESTIONS)
     sizes: list[int] = []

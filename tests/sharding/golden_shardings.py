@@ -6,7 +6,6 @@ that a change of the layout shows as a change of these files.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +21,12 @@ from malt_jax.config import MESH_AXES, Config, load_config
 from malt_jax.malt.experiment import mesh_requests, models
 from malt_jax.model.levels import level_spec
 from malt_jax.model.llama import variable_specs
-from malt_jax.sampling.decode import initial_state
+from malt_jax.sampling.decode import decode_state_spec
 from malt_jax.sharding.mesh import Hardware, Meshes, Sizes, choose
 from malt_jax.sharding.rules import abstract, array_specs
 from malt_jax.training.batches import BATCH_AXES, Batches, Example
 from malt_jax.training.policy import Policy
-from malt_jax.training.step import init_state, state_axes
+from malt_jax.training.step import state_spec
 
 FOLDER = Path(__file__).parent / "golden"
 MODEL = "llama-3.1-8b"
@@ -75,20 +74,15 @@ def _sampling(config: Config, model: Any) -> Iterator[tuple[str, Any]]:
     for depth in range(len(nodes)):
         level = abstract(model.mesh, level_spec(model, nodes[:depth], TOKENS))
         yield f"{where}: cache level {depth}", level
-    first = jax.ShapeDtypeStruct(nodes, jnp.int32)
-    state = jax.eval_shape(functools.partial(initial_state, model, size=TOKENS), first)
-    yield f"{where}: decode state", abstract(model.mesh, array_specs(state, state.axes))
+    state = abstract(model.mesh, decode_state_spec(model, nodes, TOKENS))
+    yield f"{where}: decode state", state
 
 
 def _learning(config: Config, model: Any) -> Iterator[tuple[str, Any]]:
     where = f"training on {Sizes(*model.mesh.axis_sizes)}"
     policy = Policy(model, config.training.method)
     yield f"{where}: params", abstract(model.mesh, variable_specs(model)["params"])
-    state = jax.eval_shape(functools.partial(init_state, config=config.dpo), policy.like())
-    yield (
-        f"{where}: state",
-        abstract(model.mesh, array_specs(state, state_axes(policy, config.dpo))),
-    )
+    yield f"{where}: state", abstract(model.mesh, state_spec(policy, config.dpo))
     examples = [Example([token] * TOKENS, ([token] * TOKENS,) * 2) for token in (1, 2)]
     logps = np.zeros((2, 2), np.float32)
     batch = Batches(examples, config.dpo.batch_size, 0, reference_logps=logps).batch(0, 0)
