@@ -48,7 +48,7 @@ class Dialogues:
         self.task = task
         self.seed = seed
         self.prompted = load_roles(PipelineConfig().roles, task.prompts)
-        self.roles = {role.name: role for role in self.pipeline.roles}
+        self.roles = {role.name: role for role in self.prompted}
 
     def texts(self, index: int) -> tuple[str, str, list[str], str]:
         """Role, question, the earlier roles' texts, and what the role should write."""
