@@ -210,10 +210,10 @@ class MeshConfig:
 class ProcessesConfig:
     """The processes that make a run together, one a host. It may go on with another number."""
 
-    cluster: Literal["auto", "none", "slurm", "tpu"] = _option(
+    cluster: Literal["auto", "none"] = _option(
         "auto",
-        "what tells a process its place where the next three do not: srun, a TPU pod, or whichever"
-        " of them is there",
+        "auto: a SLURM step or a TPU pod gives the next three where they are null; none: a process"
+        " without them is alone",
     )
     coordinator: str | None = _option(None, "HOST:PORT at which process 0 waits for the others")
     count: int | None = _option(None, "number of processes; the same in all of them")
@@ -221,6 +221,9 @@ class ProcessesConfig:
     start_timeout: float = _option(50.0, "seconds until all processes must be there")
     barrier_timeout: float = _option(
         1800.0, "seconds that processes wait for the slowest before they name it and stop"
+    )
+    heartbeat_timeout: float = _option(
+        100.0, "seconds without a sign of life after which a process counts as dead; 5 or more"
     )
 
 
@@ -406,6 +409,7 @@ def _problems(config: Config) -> Iterator[str]:
         "evaluation.questions_per_batch",
         *(f"{stage}_mesh.{axis}" for stage in ("sampling", "training") for axis in MESH_AXES),
         *("processes.count", "processes.start_timeout", "processes.barrier_timeout"),
+        "processes.heartbeat_timeout",
         "training.save_every",
     }
     training = ("learning_rate", "batch_size", "micro_batch_size", "epochs", "max_grad_norm")

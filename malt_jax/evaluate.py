@@ -14,7 +14,7 @@ from upath import UPath
 from malt_jax import evaluation
 from malt_jax.command import command
 from malt_jax.config import Config, describe_options, load_config, plain
-from malt_jax.distributed.processes import together
+from malt_jax.distributed.processes import is_coordinator, joined
 from malt_jax.errors import UserError
 from malt_jax.evaluation.results import RESULTS_FILE, write_results
 from malt_jax.evaluation.sampling import Policies, Team
@@ -79,19 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = options.config if run is None else run / CONFIG_FILE
     config = load_config(file, options.overrides)
     names = options.systems.split(",") if options.systems else None
-    with together(config.processes, start_facts(config, out)) as processes:
-        with open_run(out, config, processes) as directory:
+    with joined(config.processes, start_facts(config, out)):
+        with open_run(out, config) as directory:
             content = _evaluate(config, run, directory, names, options)
             write_results(directory, f"{FOLDER}/{RESULTS_FILE}", content)
             directory.write(f"{FOLDER}/tables.md", markdown(content))
             directory.write(f"{FOLDER}/tables.tex", latex(content))
-        if not processes.is_first:
-            return
-        plots = write_plots(content, out / FOLDER / "plots")
-    console = Console()
-    print_table(content, console)
-    where = f"{len(plots)} plots and {RESULTS_FILE} are in {out / FOLDER}"
-    console.print(f"tables, {where}", soft_wrap=True)
+        if is_coordinator():
+            plots = write_plots(content, out / FOLDER / "plots")
+            console = Console()
+            print_table(content, console)
+            where = f"{len(plots)} plots and {RESULTS_FILE} are in {out / FOLDER}"
+            console.print(f"tables, {where}", soft_wrap=True)
 
 
 def _evaluate(

@@ -6,6 +6,7 @@ from typing import Any
 
 from malt_jax import evaluation
 from malt_jax.config import Config, plain
+from malt_jax.distributed.processes import is_coordinator
 from malt_jax.evaluation.results import RESULTS_FILE, write_results
 from malt_jax.evaluation.sampling import Team
 from malt_jax.evaluation.store import FOLDER, Store
@@ -33,11 +34,10 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     texts = [question.text for question in (*train, *test)]
     max_positions = experiment.policy.model.config.max_positions
     pipeline.check_lengths(texts, config.sampling.max_tokens, max_positions)
-    processes = directory.processes
-    require_fit(processes, config, train, test)
+    require_fit(config, train, test)
 
     trained, counts = Trained({}, {}), []
-    with Metrics(directory.path, writes=processes.is_first) as metrics:
+    with Metrics(directory.path, writes=is_coordinator()) as metrics:
         records = Records(directory, metrics, config.training.save_every)
         for number in range(config.rounds):
             trained, rewards = run_round(experiment, config, records, number, train, trained)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from malt_jax.command import command
 from malt_jax.config import describe_options, load_config
-from malt_jax.distributed.processes import together
+from malt_jax.distributed.processes import is_coordinator, joined
 from malt_jax.evaluation.results import RESULTS_FILE
 from malt_jax.files import location
 from malt_jax.report.formats import print_table
@@ -46,15 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     config = load_config(options.config, options.overrides)
-    facts = start_facts(config, options.run_dir)
-    with together(config.processes, facts) as processes:
-        with open_run(options.run_dir, config, processes) as directory:
+    with joined(config.processes, start_facts(config, options.run_dir)):
+        with open_run(options.run_dir, config) as directory:
             results = run(config, directory)
-        if not processes.is_first:
-            return
-    console = Console()
-    print_table(results, console)
-    console.print(f"everything is in {options.run_dir}, the figures in {RESULTS_FILE}")
+        if is_coordinator():
+            console = Console()
+            print_table(results, console)
+            console.print(f"everything is in {options.run_dir}, the figures in {RESULTS_FILE}")
 
 
 if __name__ == "__main__":

@@ -1,164 +1,338 @@
-"""The processes of a run, one a host: how they start, decide together, and end together.
+"""The processes of a run, one a host: they start, agree and end together.
 
-Every process runs the same program over the same questions; arrays are divided by their shardings.
-So the processes agree by construction, except where something from outside decides: what is on the
-disk, a signal, an error. Those decisions go through `Processes`.
+Every process runs the same program on the same questions; arrays are divided by their shardings.
+So the processes agree by construction, except where something from outside decides: what is on
+the disk, a signal, a clock, an error. Those decisions go through the functions of this module. All
+processes call them the same number of times, in the same order. In a run of one process they do
+nothing.
+
+Messages are small JSON values in the key-value store of JAX's coordination service, which process
+0 runs, and which also ends all processes when one stops sending heartbeats. The store needs
+neither devices nor compiled programs, and its barriers have time limits; the collectives of
+jax.experimental.multihost_utils have neither.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import platform
-import subprocess
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
 from malt_jax.config import ProcessesConfig
-from malt_jax.distributed import preemption
-from malt_jax.distributed.channel import Channel, Member, meet
-from malt_jax.distributed.cluster import Place, find_place
-from malt_jax.errors import Stopped, UserError, outcome
+from malt_jax.distributed.cluster import Member, find_member
+from malt_jax.errors import ProcessLost, Stopped, UserError, outcome
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_END = "malt_jax/end"
+"""Key of the reason for which all processes end; empty when the run is finished."""
 _GRACE = 3.0
-"""Seconds that a process has to end by itself once another one is lost."""
-_JAX_TIMEOUT = 100
-"""Seconds after which JAX itself ends a process. Longer than it takes the channel to say why."""
+"""Seconds that a process has to end with a message of its own once another one has failed."""
+_FAREWELL = 10.0
+"""Seconds that a process waits for the others to learn that it has failed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """This process among those of its run. Without a channel it is alone.
+@dataclasses.dataclass
+class _Membership:
+    """This process's part in a run of several."""
 
-    All processes call each method the same number of times, in the same order.
+    member: Member
+    barrier_timeout: float
+    client: Any
+    """The client of JAX's coordination service. JAX has no public name for it."""
+    hosts: list[str] = dataclasses.field(default_factory=list)
+    """Host and process id of every process."""
+    calls: int = 0
+    stop_calls: int = 0
+
+    def title(self, index: int) -> str:
+        where = f" ({self.hosts[index]})" if index < len(self.hosts) else ""
+        return f"process {index}{where}"
+
+
+_membership: _Membership | None = None
+_sigterm = threading.Event()
+"""SIGTERM has come to a process that is alone. With several, JAX takes notice of it."""
+_ending = threading.Lock()
+"""Held by the thread that ends this process after a failure."""
+
+
+def process_index() -> int:
+    """This process's number in the run, from 0."""
+    return _membership.member.index if _membership else 0
+
+
+def process_count() -> int:
+    """Number of processes of the run."""
+    return _membership.member.count if _membership else 1
+
+
+def is_coordinator() -> bool:
+    """Whether this is process 0, which writes files and shows progress."""
+    return process_index() == 0
+
+
+def gather(value: T, name: str) -> list[T]:
+    """The small JSON values that the processes give, in their order.
+
+    name: what the processes wait for, in the message when one does not come within
+        processes.barrier_timeout. Then ProcessLost is raised.
     """
-
-    index: int = 0
-    count: int = 1
-    channel: Channel | None = None
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the process that writes files and shows progress."""
-        return self.index == 0
-
-    def gather(self, name: str, value: Any) -> list[Any]:
-        """The small JSON values that the processes give, in their order."""
-        return [value] if self.channel is None else self.channel.gather(name, value)
-
-    def barrier(self, name: str) -> None:
-        """Waits until all processes are here."""
-        self.gather(name, None)
-
-    def any(self, name: str, value: bool) -> bool:
-        """Whether the value is true in any process."""
-        return any(self.gather(name, value))
-
-    def first(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` returns in process 0, which alone calls it: a small JSON value.
-
-        A UserError of it is raised in every process.
-        """
-        if self.channel is None:
-            return make()
-        value, problem = None, None
-        if self.is_first:
-            try:
-                value = make()
-            except UserError as error:
-                problem = str(error)
-        value, problem = self.gather(name, [value, problem])[0]
-        if problem is not None:
-            raise UserError(problem)
-        return value
-
-    def require_same(self, facts: Mapping[str, str]) -> None:
-        """Raises UserError, in every process, when a fact is not the same in all of them."""
-        everywhere = self.gather("facts", dict(facts))
-        for name, wanted in everywhere[0].items():
-            for index, those in enumerate(everywhere):
-                if those.get(name) != wanted:
-                    raise UserError(
-                        f"{name}: {wanted} in process 0, but {those.get(name)} in process {index};"
-                        " all processes must be given the same"
-                    )
-
-    def stop_if_asked(self) -> None:
-        """Raises Stopped, in every process, when any of them has got SIGTERM."""
-        if self.any("stop", preemption.requested()):
-            raise Stopped
+    if (here := _membership) is None:
+        return [value]
+    here.calls += 1
+    folder = f"malt_jax/{here.calls}/"
+    here.client.key_value_set(f"{folder}{here.member.index:06}", json.dumps([name, value]))
+    try:
+        here.client.wait_at_barrier(folder, round(here.barrier_timeout * 1000))
+    except _jax_error() as error:
+        raise ProcessLost(_missing(here, folder, name, error), 1) from error
+    answers = [json.loads(text) for _, text in sorted(here.client.key_value_dir_get(folder))]
+    if len(names := {name for name, _ in answers}) > 1:
+        raise RuntimeError(f"the processes run different code: {' and '.join(sorted(names))}")
+    # All have come this far, so all have read the values of the call before.
+    here.client.key_value_delete(f"malt_jax/{here.calls - 1}/{here.member.index:06}")
+    return [value for _, value in answers]
 
 
-ALONE = Processes()
+def barrier(name: str) -> None:
+    """Waits until all processes are here."""
+    gather(None, name)
+
+
+def broadcast(make: Callable[[], T]) -> T:
+    """What `make` returns in process 0, which alone calls it: a small JSON value.
+
+    A UserError of it is raised in every process.
+    """
+    if _membership is None:
+        return make()
+    answer: dict[str, Any] = {}
+    if is_coordinator():
+        try:
+            answer["value"] = make()
+        except UserError as error:
+            answer["problem"] = str(error)
+    answer = gather(answer, make.__qualname__)[0]
+    if "problem" in answer:
+        raise UserError(answer["problem"])
+    return answer["value"]
+
+
+def require_equal(facts: Mapping[str, str]) -> None:
+    """Raises UserError, in every process, when a fact is not the same in all of them."""
+    everywhere = gather(dict(facts), "facts")
+    problems = []
+    for name in dict.fromkeys(name for those in everywhere for name in those):
+        values = [those.get(name, "(absent)") for those in everywhere]
+        # One line a fact, however many processes differ.
+        other = next((i for i, value in enumerate(values) if value != values[0]), None)
+        if other is not None and _membership is not None:
+            first, second = _membership.title(0), _membership.title(other)
+            problems.append(f"{name} is {values[0]} in {first} and {values[other]} in {second}")
+    if problems:
+        raise UserError(
+            "all processes must be given the same, but:\n  " + "\n  ".join(problems[:20])
+        )
+
+
+def stop_requested() -> bool:
+    """Whether SIGTERM has come to any process: the same answer in all of them.
+
+    It announces that a machine is taken away. Raise `Stopped` in all processes after that.
+    """
+    if _membership is None:
+        return _sigterm.is_set()
+    from jax.experimental import multihost_utils
+
+    _membership.stop_calls += 1
+    return multihost_utils.reached_preemption_sync_point(_membership.stop_calls)
 
 
 @contextlib.contextmanager
-def together(config: ProcessesConfig, facts: Mapping[str, str]) -> Iterator[Processes]:
-    """Starts JAX in all processes of the run, and ends them together.
+def joined(config: ProcessesConfig, facts: Mapping[str, str]) -> Iterator[None]:
+    """Joins the other processes of the run, and ends together with them.
 
     Comes before any computation of JAX's. facts: what must be the same everywhere, by name. When
-    the block raises in one process, it says why, the others say so too, and all of them end; this
-    context does not return then.
+    the block raises in one process, that process says why, the others say so too, and all of them
+    end; this context does not return then. It does for `Stopped`, which all processes raise.
 
-    Raises UserError when the processes cannot meet, or were not started alike.
+    Raises UserError when options are missing, when the processes do not meet, and when facts
+    differ.
     """
-    with preemption.noticed():
-        place = find_place(config)
-        if place is None:
-            yield ALONE
-            return
-        member = Member(place.index, place.count, facts)
-        meeting = meet(
-            place.coordinator,
-            member,
-            start_timeout=config.start_timeout,
-            barrier_timeout=config.barrier_timeout,
-        )
-        these = Processes(place.index, place.count, meeting.channel)
-        ending = _Ending(meeting.channel, place)
-        meeting.channel.start(ending.because_lost)
+    global _membership
+    member = find_member(config)
+    if member is None:
+        with _sigterm_noted():
+            yield
+        return
+    client = _initialize_jax(member, config)
+    previous = signal.getsignal(signal.SIGTERM)
+    _membership = here = _Membership(member, config.barrier_timeout, client)
+    watch = threading.Thread(target=_watch, args=(here,), name="malt-processes", daemon=True)
+    watch.start()
+    stopped = None
+    try:
+        _agree(here, facts)
         try:
-            _initialize_jax(place, meeting.service)
-            _log_with_index(place)
-            yield these
-            these.barrier("the end")
-        except BaseException as error:
-            ending.because_of(error)
-        _shut_jax_down()
-        meeting.channel.leave()
-        ending.is_good()
+            yield
+        except Stopped as error:
+            stopped = error
+        barrier("the end")
+        if is_coordinator():
+            client.key_value_set(_END, "")
+    except BaseException as error:
+        _end(here, error)
+    watch.join()
+    _shut_jax_down()
+    _membership = None
+    signal.signal(signal.SIGTERM, previous)
+    if stopped is not None:
+        raise stopped
 
 
-def _initialize_jax(place: Place, service: str) -> None:
+def _initialize_jax(member: Member, config: ProcessesConfig) -> Any:
+    """Starts JAX's coordination service in process 0, and connects to it."""
     import jax  # here, because commands without a model also use run directories
+    from jax._src import distributed
 
-    # SIGTERM is ours; processes on CPUs have no collectives of their own.
-    jax.config.update("jax_enable_preemption_service", False)
+    title = f"process {member.index} of {member.count} on {platform.node()}"
+    # CPUs have no collectives of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        service,
-        place.count,
-        place.index,
-        local_device_ids=place.local_devices,
-        cluster_detection_method="deactivate",
-        initialization_timeout=45,
-        heartbeat_timeout_seconds=_JAX_TIMEOUT,
-        shutdown_timeout_seconds=60,
-    )
-    if (jax.process_index(), jax.process_count()) != (place.index, place.count):
-        raise UserError(
-            f"this was started as process {place.index} of {place.count}, but for its devices it is"
-            f" process {jax.process_index()} of {jax.process_count()}: leave out processes.index"
-            " and processes.count, so that they are taken from the machines"
+
+    def give_up() -> None:
+        print(
+            f"error: {title} has waited {config.start_timeout:g} s"
+            f" (processes.start_timeout), but not all processes have met at {member.coordinator}."
+            " Start the command on every host, each with its own processes.index; the hosts must"
+            " reach that port of process 0's host. To run alone: processes.cluster=none",
+            file=sys.stderr,
+            flush=True,
         )
+        os._exit(2)
+
+    logger.info("%s, pid %d; process 0 is at %s", title, os.getpid(), member.coordinator)
+    # JAX itself would end this process without a word about options.
+    timer = threading.Timer(config.start_timeout, give_up)
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            member.coordinator,
+            member.count,
+            member.index,
+            local_device_ids=member.local_devices,
+            cluster_detection_method="deactivate",
+            initialization_timeout=round(config.start_timeout) + 60,
+            heartbeat_timeout_seconds=round(config.heartbeat_timeout),
+            shutdown_timeout_seconds=60,
+            coordinator_bind_address=_bind_address(member),
+        )
+    except _jax_error() as error:
+        raise UserError(
+            f"{title} cannot listen at {_bind_address(member)} ({error}): give"
+            " processes.coordinator another port, or the variable JAX_COORDINATOR_BIND_ADDRESS an"
+            " address of this host"
+        ) from None
+    finally:
+        timer.cancel()
+    for handler in logging.getLogger().handlers:
+        form = f"[{member.index}/{member.count}] %(levelname)s %(message)s"
+        handler.setFormatter(logging.Formatter(form))
+    return distributed.global_state.client
+
+
+def _bind_address(member: Member) -> str:
+    """The service listens at the address that was named, not on all interfaces as by default."""
+    return os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or member.coordinator
+
+
+def _agree(here: _Membership, facts: Mapping[str, str]) -> None:
+    """Tells the processes from each other, compares their facts, and makes them compute once."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    here.hosts = gather(f"{platform.node()}, pid {os.getpid()}", "start")
+    logger.info(
+        "processes: %s. If JAX ends this process because a task is unhealthy, that process has"
+        " died: see its log",
+        ", ".join(f"{index} on {host}" for index, host in enumerate(here.hosts)),
+    )
+    require_equal({"processes.count": str(here.member.count), **facts})
+    found = jax.process_index(), jax.process_count()
+    if found != (here.member.index, here.member.count):
+        raise UserError(
+            f"this was started as process {here.member.index} of {here.member.count}, but for its"
+            f" devices it is process {found[0]} of {found[1]}: leave out processes.index and"
+            " processes.count, so that they are taken from the machines"
+        )
+    # Gloo gives processes 30 s to meet at the first collective. Here they come at once.
+    multihost_utils.sync_global_devices("malt_jax: start")
+
+
+def _watch(here: _Membership) -> None:
+    """Ends this process when another one has failed, wherever the main thread is."""
+    while True:
+        try:
+            reason = here.client.blocking_key_value_get(_END, 3_600_000)
+            break
+        except _jax_error() as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                return  # the service is gone, and JAX ends this process
+    if reason:
+        text, status = json.loads(reason)
+        threading.Event().wait(_GRACE)
+        _leave(here, ProcessLost(text, status))
+
+
+def _end(here: _Membership, error: BaseException) -> NoReturn:
+    """Ends this process because of an error in it, and tells the others."""
+    text, status = outcome(error)
+    summary = str(error) if isinstance(error, UserError) else text.rpartition("\n")[2]
+    reason = json.dumps([f"{here.title(here.member.index)} stopped: {summary}", status])
+    with contextlib.suppress(_jax_error()):  # another one has failed first
+        here.client.key_value_set(_END, reason)
+    _leave(here, error)
+
+
+def _leave(here: _Membership, error: BaseException) -> NoReturn:
+    """Says why this process ends, waits for the others to know, and ends it."""
+    _ending.acquire()
+    text, status = outcome(error)
+    print(text, file=sys.stderr, flush=True)
+    folder = "malt_jax/left/"
+    try:
+        here.client.key_value_set(f"{folder}{here.member.index:06}", "")
+        here.client.wait_at_barrier(folder, round(_FAREWELL * 1000))
+    except _jax_error() as problem:
+        print(_missing(here, folder, "the end", problem), file=sys.stderr, flush=True)
+    if is_coordinator():
+        # JAX's service ends with this process, and aborts those that are still there.
+        threading.Event().wait(1.0)
+    sys.stdout.flush()
+    logging.shutdown()
+    # The ordinary way out would wait for processes that are no longer there.
+    os._exit(status)
+
+
+def _missing(here: _Membership, folder: str, name: str, error: Exception) -> str:
+    """Names the processes that have not come to a barrier."""
+    try:
+        came = {int(key.rpartition("/")[2]) for key, _ in here.client.key_value_dir_get(folder)}
+    except _jax_error():
+        return f"process 0 does not answer: it has died or cannot be reached ({error})"
+    missing = [here.title(i) for i in range(here.member.count) if i not in came]
+    return f"no answer from {', '.join(missing[:20])} ({name}): it has died, hangs or is late"
 
 
 def _shut_jax_down() -> None:
@@ -167,76 +341,29 @@ def _shut_jax_down() -> None:
     jax.distributed.shutdown()
 
 
-def _log_with_index(place: Place) -> None:
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(
-            logging.Formatter(f"[{place.index}/{place.count}] %(levelname)s %(message)s")
-        )
-    logger.info("process %d of %d on %s", place.index, place.count, platform.node())
+def _jax_error() -> type[Exception]:
+    import jax
+
+    return jax.errors.JaxRuntimeError
 
 
-class _Ending:
-    """How this process ends when not all of them end well: with one message and a status."""
+@contextlib.contextmanager
+def _sigterm_noted() -> Iterator[None]:
+    """Within the block the first SIGTERM sets a flag; a second one ends the process as usual.
 
-    def __init__(self, channel: Channel, place: Place) -> None:
-        self._channel = channel
-        self._title = f"process {place.index} of {place.count} on {platform.node()}"
-        self._once = threading.Lock()
-        # Where process 0 dies at once, JAX's threads end this process before Python's can speak.
-        # A shell waits for that on a pipe, and says what has happened.
-        self._last_words = subprocess.Popen(
-            ["sh", "-c", 'text=$(cat); [ -z "$text" ] || printf "%s\\n" "$text" >&2'],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self._last_words.stdin is not None
-        self._last_words.stdin.write(
-            f"error: {self._title} was ended from outside, in the middle of its work. Either the"
-            " system did it (out of memory?), or process 0 has died, on which JAX ends all"
-            " others: see the logs of all processes; start the command again to go on".encode()
-        )
-        self._last_words.stdin.flush()
+    Python takes signals in its main thread alone; in another one nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _sigterm.clear()
 
-    def because_of(self, error: BaseException) -> None:
-        """Ends this process because of an error in it, and tells the others."""
-        text, status = outcome(error)
-        lost = self._channel.lost
-        if isinstance(error, Exception) and not isinstance(error, UserError | Stopped):
-            # A collective fails when a process dies; then its death is what there is to say.
-            lost = self._channel.wait_lost(_GRACE)
-            if lost is not None:
-                text, status = outcome(lost)
-        with self._once:
-            print(text, file=sys.stderr, flush=True)
-            if lost is None and not isinstance(error, Stopped):
-                self._channel.stop_all(_summary(error), status)
-            else:
-                self._channel.leave()
-            self._exit(status)
+    def note(number: int, frame: FrameType | None) -> None:
+        _sigterm.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def because_lost(self) -> None:
-        """Ends this process, wherever it is, unless it ends by itself."""
-        threading.Event().wait(_GRACE)
-        with self._once:
-            assert self._channel.lost is not None
-            text, status = outcome(self._channel.lost)
-            print(text, file=sys.stderr, flush=True)
-            self._channel.leave()
-            self._exit(status)
-
-    def is_good(self) -> None:
-        self._last_words.kill()
-        self._last_words.wait()
-
-    def _exit(self, status: int) -> None:
-        # The ordinary way out would wait for processes that are no longer there.
-        self.is_good()
-        sys.stdout.flush()
-        logging.shutdown()
-        os._exit(status)
-
-
-def _summary(error: BaseException) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+    previous = signal.signal(signal.SIGTERM, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from malt_jax.config import Config
+from malt_jax.distributed.processes import stop_requested
+from malt_jax.errors import Stopped
 from malt_jax.evaluation.debate import DebatePrompt
 from malt_jax.evaluation.store import Samples, Store
 from malt_jax.evaluation.systems import BASE, DEBATER, MALT, SILENT, STAR, Chain, System
@@ -140,7 +142,8 @@ def sample(
                 variables = answers.variables(chain)
                 for draw in of_chain:
                     tokens += answers.draw(draw, variables)
-                    store.processes.stop_if_asked()
+                    if stop_requested():
+                        raise Stopped
                     done += len(draw.nodes)
                     progress.update(done=done, tokens=tokens, policies="-".join(chain))
 

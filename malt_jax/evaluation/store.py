@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 from upath import UPath
 
+from malt_jax.distributed.processes import broadcast
 from malt_jax.errors import UserError
 from malt_jax.evaluation.systems import Chain
 from malt_jax.files import names_in
@@ -78,7 +79,6 @@ class Store:
     """The samples of a run, in its folder evaluation/."""
 
     def __init__(self, directory: RunDirectory) -> None:
-        self.processes = directory.processes
         self._directory = directory
         self._read: dict[tuple[int, Chain], Samples] = {}
 
@@ -148,7 +148,7 @@ class Store:
         def names() -> list[str]:
             return [f"{folder}/{name}" for name in names_in(root / folder, "*.parquet")]
 
-        return self.processes.first(f"samples in {folder}", names)
+        return broadcast(names)
 
 
 def _folder(seed: int, chain: Chain) -> str:

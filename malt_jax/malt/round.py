@@ -30,7 +30,8 @@ from jaxtyping import Array, Float, Key
 from upath import UPath
 
 from malt_jax.config import Config
-from malt_jax.errors import UserError
+from malt_jax.distributed.processes import stop_requested
+from malt_jax.errors import Stopped, UserError
 from malt_jax.malt import credit
 from malt_jax.malt.credit import Node, RoleRows
 from malt_jax.malt.experiment import Experiment
@@ -42,7 +43,7 @@ from malt_jax.progress import Progress
 from malt_jax.runs.checkpoints import restore_tree, save_tree
 from malt_jax.runs.directory import RunDirectory, Stage
 from malt_jax.runs.metrics import Metrics
-from malt_jax.runs.training_state import TrainingState
+from malt_jax.runs.states import StateStore
 from malt_jax.tasks.base import Question
 from malt_jax.training.batches import Batches, Example
 from malt_jax.training.loop import (
@@ -216,7 +217,8 @@ def _sample_batches(
                 continue
             trees[file] = sample(asked)
             stage.write(file, to_parquet(trees[file]))
-            stage._processes.stop_if_asked()
+            if stop_requested():
+                raise Stopped
             done += len(asked)
             tokens += trees[file].tokens
             accuracy = float(np.mean([tree.rewards.mean() for tree in trees.values()]))
@@ -296,11 +298,11 @@ def train_stage(
     with directory.stage(name) as stage:
         if objective.needs_reference:
             batches = _with_reference(stage, policy, base, start, batches)
-        states = TrainingState(stage, directory.processes, save_every, metrics.flush)
+        states = StateStore(stage)
         state = states.restore(start_state(policy, objective, start))
-        metrics.restart(name, after=states.step)
+        metrics.restart(name, after=states.latest_step)
         total = total_updates(objective.options, batches)
-        with Progress(name, total, "steps", start=states.step) as progress:
+        with Progress(name, total, "steps", start=states.latest_step) as progress:
 
             def log(step: int, on_device: StepMetrics) -> None:
                 values = {key: float(value) for key, value in jax.device_get(on_device).items()}
@@ -314,10 +316,14 @@ def train_stage(
                 if pending is not None:
                     log(*pending)
                 pending = step, values
-                if states.is_due(step):
+                stop = stop_requested()
+                if stop or step % save_every == 0:
                     log(*pending)
                     pending = None
+                    metrics.flush()
                     states.save(step, state)
+                if stop:
+                    raise Stopped
             if pending is not None:
                 log(*pending)
         save_tree(stage.path / "weights", state.trainable)

@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 
-from malt_jax.distributed.network import received_bytes
 from malt_jax.planning.chips import Chip
 from malt_jax.planning.costs import Work, work
+from malt_jax.planning.network import received_bytes
 from malt_jax.planning.programs import Program
 from malt_jax.planning.topologies import out_of_memory
 

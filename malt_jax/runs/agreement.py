@@ -10,7 +10,7 @@ from upath import UPath
 
 import malt_jax
 from malt_jax.config import Config
-from malt_jax.distributed.processes import Processes
+from malt_jax.distributed.processes import process_count, require_equal
 from malt_jax.errors import UserError
 from malt_jax.runs.directory import versions
 from malt_jax.tasks.base import Question
@@ -28,14 +28,11 @@ def start_facts(config: Config, run_dir: UPath | str) -> dict[str, str]:
     return {**versions(), "malt_jax's files": _source(), "--run-dir": str(run_dir), **options}
 
 
-def require_fit(
-    processes: Processes,
-    config: Config,
-    train: Sequence[Question],
-    test: Sequence[Question],
-) -> None:
+def require_fit(config: Config, train: Sequence[Question], test: Sequence[Question]) -> None:
     """Raises UserError, in all processes, when there are more processes than questions for them,
     and when they were not given the same questions."""
+    asked = {"questions to learn from": train, "test questions": test}
+    require_equal({name: _hash(questions) for name, questions in asked.items()})
     counts = {
         "questions to learn from (task.train_questions)": len(train),
         "test questions (evaluation.questions)": len(test),
@@ -43,13 +40,11 @@ def require_fit(
         "questions in evaluation.questions_per_batch": config.evaluation.questions_per_batch,
     }
     for name, count in counts.items():
-        if count < processes.count:
+        if count < process_count():
             raise UserError(
-                f"{processes.count} processes are more than the {count} {name}: take more questions"
+                f"{process_count()} processes are more than the {count} {name}: take more questions"
                 " or fewer processes"
             )
-    asked = {"questions to learn from": train, "test questions": test}
-    processes.require_same({name: _hash(questions) for name, questions in asked.items()})
 
 
 def _hash(questions: Sequence[Question]) -> str:

@@ -28,7 +28,7 @@ from upath import UPath
 
 import malt_jax
 from malt_jax.config import Config, ProcessesConfig, diff, load_config, to_yaml
-from malt_jax.distributed.processes import ALONE, Processes
+from malt_jax.distributed.processes import barrier, broadcast, gather, is_coordinator, process_count
 from malt_jax.errors import UserError
 from malt_jax.files import (
     files_below,
@@ -64,7 +64,6 @@ class Stage:
 
     path: UPath
     _earlier_seconds: float
-    _processes: Processes = ALONE
     _require_held: Callable[[], None] = always_held
     _started: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -75,7 +74,7 @@ class Stage:
 
     def write(self, name: str, content: bytes | str) -> UPath:
         """Writes one file of the stage, whole: it counts as done even if the run stops now."""
-        if self._processes.is_first:
+        if is_coordinator():
             self._require_held()
             write_atomically(self.path / name, content)
             write_atomically(self.path / _SECONDS, str(self.seconds))
@@ -84,7 +83,7 @@ class Stage:
     def has(self, name: str) -> bool:
         """Whether this attempt or an interrupted one has written the file or directory."""
         path = self.path / name
-        there = self._processes.first(f"is {name} there?", path.exists)
+        there = broadcast(path.exists)
         return there and _seen(path)
 
     def names(self, pattern: str, which: Callable[[UPath], bool] = lambda path: True) -> list[str]:
@@ -92,14 +91,13 @@ class Stage:
 
         which: a test that they must pass too.
         """
-        return self._processes.first(
-            f"{pattern} of a stage",
-            lambda: [name for name in names_in(self.path, pattern) if which(self.path / name)],
+        return broadcast(
+            lambda: [name for name in names_in(self.path, pattern) if which(self.path / name)]
         )
 
     def remove(self, name: str) -> None:
         """Deletes a directory of this stage."""
-        if self._processes.is_first:
+        if is_coordinator():
             remove_tree(self.path / name)
 
 
@@ -109,7 +107,6 @@ class RunDirectory:
 
     path: UPath
     config: Config
-    processes: Processes = ALONE
     _require_held: Callable[[], None] = always_held
     _verified: set[str] = dataclasses.field(default_factory=set, compare=False, repr=False)
 
@@ -132,7 +129,7 @@ class RunDirectory:
         """
         if name in self._verified:
             return True
-        done = self.processes.first(f"is {name} done?", lambda: _is_whole(self.path / name))
+        done = broadcast(lambda: _is_whole(self.path / name))
         if done and _seen(self.path / name / MANIFEST):
             self._verified.add(name)
         return done
@@ -157,18 +154,18 @@ class RunDirectory:
         `name` is a path below the run ("round-0/trees"). Only for runs from `open_run`.
         """
         path = self.path / name
-        if self.processes.first(f"is {name} done?", (path / MANIFEST).exists):
+        if broadcast((path / MANIFEST).exists):
             raise ValueError(f"{path} is finished already")
-        seconds = self.processes.first(f"begin {name}", lambda: _begin(path))
-        stage = Stage(path, seconds, self.processes, self._require_held)
+        seconds = broadcast(lambda: _begin(path))
+        stage = Stage(path, seconds, self._require_held)
         try:
             yield stage
         except BaseException:
-            if self.processes.is_first:
+            if is_coordinator():
                 write_atomically(path / _SECONDS, str(stage.seconds))
             raise
-        self.processes.barrier(f"{name} is written")
-        self.processes.first(f"finish {name}", lambda: self._finish(path, stage.seconds))
+        barrier(f"{name} is written")
+        broadcast(lambda: self._finish(path, stage.seconds))
         _seen(path / MANIFEST)
         self._verified.add(name)
 
@@ -182,7 +179,7 @@ class RunDirectory:
 
     def write(self, name: str, content: bytes | str) -> None:
         """Writes a file that belongs to no stage, whole."""
-        if self.processes.is_first:
+        if is_coordinator():
             self._require_held()
             write_atomically(self.path / name, content)
 
@@ -197,9 +194,7 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def open_run(
-    path: str | os.PathLike[str] | UPath, config: Config, processes: Processes = ALONE
-) -> Iterator[RunDirectory]:
+def open_run(path: str | os.PathLike[str] | UPath, config: Config) -> Iterator[RunDirectory]:
     """Creates a run, or goes on with the one at `path`; nobody else can meanwhile.
 
     path: a directory, or gs://BUCKET/PATH.
@@ -216,9 +211,9 @@ def open_run(
             nonlocal require_held
             require_held = _open(path, config, stack)
 
-        processes.first("open the run directory", take)
-        _require_shared(path, processes)
-        yield RunDirectory(path, config, processes, require_held)
+        broadcast(take)
+        _require_shared(path)
+        yield RunDirectory(path, config, require_held)
 
 
 def _open(path: UPath, config: Config, stack: contextlib.ExitStack) -> Callable[[], None]:
@@ -240,16 +235,16 @@ def _open(path: UPath, config: Config, stack: contextlib.ExitStack) -> Callable[
     return require_held
 
 
-def _require_shared(path: UPath, processes: Processes) -> None:
+def _require_shared(path: UPath) -> None:
     """Raises UserError, in all processes, when one does not see what the first one writes."""
-    if processes.count == 1:
+    if process_count() == 1:
         return
-    token = f".seen-by-all-{processes.first('token', lambda: secrets.token_hex(8))}"
-    if processes.is_first:
+    token = f".seen-by-all-{broadcast(lambda: secrets.token_hex(8))}"
+    if is_coordinator():
         write_atomically(path / token, "")
-    processes.barrier("a file for all to see")
-    seen = processes.gather("who sees it?", [_appears(path / token), platform.node()])
-    if processes.is_first:
+    barrier("a file for all to see")
+    seen = gather([_appears(path / token), platform.node()], "who sees the file")
+    if is_coordinator():
         (path / token).unlink()
     blind = [f"process {i} on {host}" for i, (sees, host) in enumerate(seen) if not sees]
     if blind:

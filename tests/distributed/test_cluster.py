@@ -1,10 +1,10 @@
-"""Which process this is: from options, from SLURM as JAX reads it, from nothing."""
+"""Which process this is: from options, from a cluster as JAX reads it, from nothing."""
 
 import pytest
-from jax._src.clusters import GceTpuCluster, GkeTpuCluster, SlurmCluster
+from jax._src.clusters import GceTpuCluster, GkeTpuCluster
 
 from malt_jax.config import ProcessesConfig
-from malt_jax.distributed.cluster import Place, find_place
+from malt_jax.distributed.cluster import Member, find_member
 from malt_jax.errors import UserError
 
 SLURM = {
@@ -15,45 +15,49 @@ SLURM = {
     "SLURM_LOCALID": "0",
     "SLURM_TASKS_PER_NODE": "1(x6)",
 }
+PORT = 61440 + 123456 % 4096
 
 
 def explicit(**options: object) -> ProcessesConfig:
     return ProcessesConfig(**{"coordinator": "a:1", "count": 4, "index": 3} | options)  # type: ignore[arg-type]
 
 
-def test_options_alone() -> None:
-    assert find_place(explicit(), {}) == Place("a:1", 4, 3)
-    assert find_place(explicit(), SLURM) == Place("a:1", 4, 3)
-    assert find_place(ProcessesConfig(), {}) is None
-    assert find_place(explicit(count=1, index=0), {}) is None
-
-
-@pytest.mark.parametrize("nodes", ["n1", "n1,n2", "node[003-007,9],other", "node[12,14]", "a-b-3"])
-def test_slurm_as_jax_reads_it(nodes: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = SLURM | {"SLURM_STEP_NODELIST": nodes}
-    for name, value in environment.items():
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    address = SlurmCluster.get_coordinator_address(
-        timeout_secs=None, override_coordinator_port=None
-    )
-    assert find_place(ProcessesConfig(), environment) == Place(address, 6, 4)
+    return monkeypatch
 
 
-def test_slurm_with_several_tasks_a_node_gives_each_its_own_device() -> None:
-    environment = SLURM | {"SLURM_TASKS_PER_NODE": "2(x3)", "SLURM_LOCALID": "1"}
-    place = find_place(ProcessesConfig(), environment)
-    assert place is not None and place.local_devices == (1,)
+def test_options_alone() -> None:
+    assert find_member(explicit()) == Member("a:1", 4, 3)
+    assert find_member(ProcessesConfig()) is None
+    assert find_member(explicit(count=1, index=0)) is None
 
 
-def test_a_slurm_step_of_one_task_is_one_process() -> None:
-    alone = SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_TASKS_PER_NODE": "1"}
-    assert find_place(ProcessesConfig(), alone) is None
-    assert find_place(ProcessesConfig(cluster="none"), SLURM) is None
+def test_a_slurm_step_with_one_task_a_node(slurm: pytest.MonkeyPatch) -> None:
+    assert find_member(ProcessesConfig()) == Member(f"node003:{PORT}", 6, 4)
 
 
-def test_options_win_over_slurm() -> None:
-    place = find_place(ProcessesConfig(coordinator="front:9"), SLURM)
-    assert place == Place("front:9", 6, 4)
+def test_slurm_with_several_tasks_a_node_gives_each_its_own_device(
+    slurm: pytest.MonkeyPatch,
+) -> None:
+    slurm.setenv("SLURM_TASKS_PER_NODE", "2(x3)")
+    slurm.setenv("SLURM_LOCALID", "1")
+    member = find_member(ProcessesConfig())
+    assert member is not None and member.local_devices == (1,)
+
+
+def test_options_win_over_slurm(slurm: pytest.MonkeyPatch) -> None:
+    assert find_member(ProcessesConfig(coordinator="front:9")) == Member("front:9", 6, 4)
+    assert find_member(explicit()) == Member("a:1", 4, 3)
+    assert find_member(ProcessesConfig(cluster="none")) is None
+
+
+def test_a_slurm_step_of_one_task_is_one_process(slurm: pytest.MonkeyPatch) -> None:
+    slurm.setenv("SLURM_NTASKS", "1")
+    slurm.setenv("SLURM_PROCID", "0")
+    assert find_member(ProcessesConfig()) is None
 
 
 def test_a_tpu_pod(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,9 +72,8 @@ def test_a_tpu_pod(monkeypatch: pytest.MonkeyPatch) -> None:
         "MEGASCALE_COORDINATOR_ADDRESS": "10.0.0.1:8080",
     }.items():
         monkeypatch.setenv(name, value)
-    assert find_place(ProcessesConfig(), {}) == Place("10.0.0.1:8482", 4, 3)
-    # Whoever asks for CPUs on a TPU machine gets one process.
-    assert find_place(ProcessesConfig(), {"JAX_PLATFORMS": "cpu"}) is None
+    assert find_member(ProcessesConfig()) == Member("10.0.0.1:8482", 4, 3)
+    assert find_member(ProcessesConfig(cluster="none")) is None
 
 
 @pytest.mark.parametrize(
@@ -79,10 +82,9 @@ def test_a_tpu_pod(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"coordinator": None}, "need processes.coordinator as well"),
         ({"coordinator": None, "index": None}, "processes.coordinator and processes.index"),
         ({"index": 4}, "indices of 4 processes are 0 to 3"),
-        ({"cluster": "slurm", "index": None}, "was not started in one"),
-        ({"cluster": "tpu", "index": None}, "was not started in one"),
+        ({"coordinator": "host"}, "'host', but must be HOST:PORT"),
     ],
 )
-def test_places_that_do_not_fit(options: dict[str, object], message: str) -> None:
+def test_options_that_do_not_fit(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        find_place(explicit(**options), {"JAX_PLATFORMS": "cpu"})
+        find_member(explicit(**options))

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from malt_jax.config import Config, ProcessesConfig, SftConfig
-from malt_jax.distributed.processes import together
+from malt_jax.distributed.processes import joined
 from malt_jax.errors import Stopped
 from malt_jax.malt.objectives import Sft
 from malt_jax.malt.round import Records, train_stage
@@ -68,15 +68,15 @@ def train(
 def test_sigterm_stops_after_an_update_and_the_rest_gives_the_same_bits(
     policy: Policy, base: Params, tmp_path: Path
 ) -> None:
-    with together(ProcessesConfig(), {}), open_run(tmp_path / "whole", Config()) as run:
+    with joined(ProcessesConfig(), {}), open_run(tmp_path / "whole", Config()) as run:
         whole, seen = train(policy, base, run, every=100, stop_at=0)
     with (
         pytest.raises(Stopped),
-        together(ProcessesConfig(), {}),
+        joined(ProcessesConfig(), {}),
         open_run(tmp_path / "cut", Config()) as run,
     ):
         train(policy, base, run, every=100, stop_at=2)
-    with together(ProcessesConfig(), {}), open_run(tmp_path / "cut", Config()) as run:
+    with joined(ProcessesConfig(), {}), open_run(tmp_path / "cut", Config()) as run:
         unfinished = run.path / "sft"
         # The signal is seen after the update that was already on its way.
         assert [path.name for path in unfinished.glob("state-*")] == ["state-00000003"]

@@ -14,7 +14,6 @@ import pytest
 from upath import UPath
 
 from malt_jax.config import Config, load_config
-from malt_jax.distributed.processes import ALONE
 from malt_jax.errors import UserError
 from malt_jax.files import files_below, location, names_in, remove_tree, write_atomically
 from malt_jax.runs import lock
@@ -22,7 +21,7 @@ from malt_jax.runs.checkpoints import is_saved, restore_tree, save_tree
 from malt_jax.runs.directory import CONFIG_FILE, MANIFEST, RunDirectory, open_run
 from malt_jax.runs.lock import LOCK_FILE
 from malt_jax.runs.metrics import METRICS_FILE, TENSORBOARD, Metrics
-from malt_jax.runs.training_state import TrainingState
+from malt_jax.runs.states import StateStore
 from tests.buckets import emulated
 
 
@@ -33,7 +32,7 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.fixture
-def device_put(bucket: str, request: pytest.FixtureRequest) -> UPath:
+def place(bucket: str, request: pytest.FixtureRequest) -> UPath:
     return location(f"{bucket}/{request.node.name}/run")
 
 
@@ -118,18 +117,14 @@ def test_trees_of_arrays(place: UPath) -> None:
 def test_a_training_state_that_was_cut_off_is_not_taken(place: UPath) -> None:
     state = {"w": np.arange(4.0, dtype=np.float32)}
     with open_run(place, Config()) as run, run.stage("sft") as stage:
-        saved: list[str] = []
-        saver = TrainingState(stage, ALONE, 1, lambda: saved.append("metrics"))
-        assert saver.is_due(3)
-        saver.save(3, state)
-        assert saved == ["metrics"]
+        StateStore(stage).save(3, state)
         # As a save that was interrupted leaves it: objects, but not the last one.
         for name in files_below(stage.path / "state-00000003"):
             if name != "commit_success.txt":
                 content = (stage.path / "state-00000003" / name).read_bytes()
                 write_atomically(stage.path / "state-00000004" / name, content)
-        again = TrainingState(stage, ALONE, 1)
-        assert again.step == 3
+        again = StateStore(stage)
+        assert again.latest_step == 3
         restored = again.restore({"w": np.zeros(4, np.float32)})
         np.testing.assert_array_equal(restored["w"], state["w"])
         again.clear()

@@ -1,100 +1,95 @@
-"""A run directory of several processes: the first one writes, all see the same."""
+"""A run directory of several processes: process 0 writes, all see the same.
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+Run as a program, this file is one of those processes.
+"""
+
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from malt_jax.command import command
 from malt_jax.config import Config, ProcessesConfig, load_config
-from malt_jax.distributed.channel import Member, meet
-from malt_jax.distributed.processes import Processes
-from malt_jax.errors import ProcessLost, UserError
-from malt_jax.runs import directory
+from malt_jax.distributed.processes import joined, process_index
+from malt_jax.errors import UserError
+from malt_jax.runs import agreement, directory
 from malt_jax.runs.agreement import require_fit, start_facts
 from malt_jax.runs.directory import MANIFEST, RunDirectory, open_run
 from malt_jax.runs.metrics import METRICS_FILE, Metrics
 from malt_jax.tasks.base import Question
-from tests.distributed.several import free_port
+from tests.distributed.several import start, wait
 
 CONFIG = Config()
+QUESTIONS = [Question(id=index, text=str(index), answer="0") for index in range(3)]
 
 
-def in_each(count: int, act: Callable[[Processes], Any]) -> list[Any]:
-    """What `act` returns or raises in each of so many processes, played by threads."""
-    address = f"127.0.0.1:{free_port()}"
-
-    def run(index: int) -> Any:
-        member = Member(index, count, {})
-        channel = meet(address, member, start_timeout=10, barrier_timeout=10).channel
-        channel.start(lambda: None)
-        try:
-            return act(Processes(index, count, channel))
-        except (UserError, ProcessLost) as error:
-            return error
-        finally:
-            channel.leave()
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
+def main() -> None:
+    folder, *options = sys.argv[1:]
+    directory._PATIENCE = 0.3
+    with joined(load_config(None, options).processes, {}):
+        for scenario in (interrupted, continued, other_configuration, not_shared, questions):
+            try:
+                answer: Any = scenario(Path(folder))
+            except UserError as error:
+                answer = str(error)
+            print(json.dumps([scenario.__name__, answer]))
 
 
-def test_a_stage_is_written_by_the_first_and_seen_by_all(tmp_path: Path) -> None:
-    def begin(these: Processes) -> None:
-        with open_run(tmp_path, CONFIG, these) as run, run.stage("trees") as stage:
-            stage.write("a", f"by process {these.index}")
-            assert stage.has("a") and not stage.has("b")
-            raise UserError("cut")
-
-    def go_on(these: Processes) -> tuple[bool, str, list[str]]:
-        with open_run(tmp_path, CONFIG, these) as run:
-            before = run.is_done("trees")
-            with run.stage("trees") as stage:
-                assert stage.has("a")
-                stage.write("b", f"by process {these.index}")
-                names = stage.names("[a-z]*")
-            assert run.is_done("trees")
-            run.write("results.json", f"by process {these.index}")
-            return before, (run.finished("trees") / "b").read_text(), names
-
-    assert [str(error) for error in in_each(3, begin)] == ["cut"] * 3
-    assert in_each(3, go_on) == [(False, "by process 0", ["a", "b"])] * 3
-    assert (tmp_path / "trees" / "a").read_text() == "by process 0"
-    assert (tmp_path / "trees" / MANIFEST).is_file()
-    assert (tmp_path / "results.json").read_text() == "by process 0"
-    assert not list(tmp_path.glob(".seen*"))
+def interrupted(folder: Path) -> None:
+    with open_run(folder / "run", CONFIG) as run, run.stage("trees") as stage:
+        stage.write("a", f"by process {process_index()}")
+        assert stage.has("a") and not stage.has("b")
+        raise UserError("cut")
 
 
-def test_what_the_first_one_finds_wrong_is_raised_in_all(tmp_path: Path) -> None:
-    other = load_config(None, ["seed=1"])
-    with open_run(tmp_path, other):
+def continued(folder: Path) -> tuple[bool, str, list[str]]:
+    with open_run(folder / "run", CONFIG) as run:
+        before = run.is_done("trees")
+        with run.stage("trees") as stage:
+            assert stage.has("a")
+            stage.write("b", f"by process {process_index()}")
+            names = stage.names("[a-z]*")
+        assert run.is_done("trees")
+        run.write("results.json", f"by process {process_index()}")
+        return before, (run.finished("trees") / "b").read_text(), names
+
+
+def other_configuration(folder: Path) -> None:
+    with open_run(folder / "run", load_config(None, ["seed=1"])):
         pass
 
-    def act(these: Processes) -> None:
-        with open_run(tmp_path, CONFIG, these):
-            pass
 
-    for error in in_each(2, act):
-        assert isinstance(error, UserError) and "seed: 1 -> 0" in str(error)
-
-
-def test_a_directory_that_is_not_shared_is_refused_by_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(directory, "_PATIENCE", 0.3)
-
-    def act(these: Processes) -> None:
-        # Two machines with a directory of the same name each.
-        with open_run(tmp_path / str(min(these.index, 1)), CONFIG, these):
-            pass
-
-    for error in in_each(3, act):
-        assert isinstance(error, UserError) and "all hosts share" in str(error)
-        assert "process 1 on" in str(error) and "process 2 on" in str(error)
+def not_shared(folder: Path) -> None:
+    # Two machines with a directory of the same name each.
+    with open_run(folder / str(min(process_index(), 1)), CONFIG):
+        pass
 
 
-def test_a_run_may_go_on_in_another_place(tmp_path: Path) -> None:
+def questions(folder: Path) -> None:
+    require_fit(CONFIG, QUESTIONS, QUESTIONS[process_index() :])
+
+
+@pytest.mark.slow
+def test_process_0_writes_and_what_it_finds_is_known_to_all(tmp_path: Path) -> None:
+    for ended in wait(start([__file__, str(tmp_path)], 3), 100):
+        assert ended.status == 0, ended.errors
+        lines = [line for line in ended.output.splitlines() if line.startswith("[" + '"')]
+        said = dict(json.loads(line) for line in lines)
+        assert said["interrupted"] == "cut"
+        assert said["continued"] == [False, "by process 0", ["a", "b"]]
+        assert "seed: 0 -> 1" in said["other_configuration"]
+        assert "all hosts share" in said["not_shared"]
+        assert "process 1 on" in said["not_shared"] and "process 2 on" in said["not_shared"]
+        assert "test questions is 3 with" in said["questions"] and "2 with" in said["questions"]
+    assert (tmp_path / "run/trees/a").read_text() == "by process 0"
+    assert (tmp_path / "run/trees" / MANIFEST).is_file()
+    assert (tmp_path / "run/results.json").read_text() == "by process 0"
+    assert not list((tmp_path / "run").glob(".seen*"))
+
+
+def test_a_run_may_go_on_with_other_processes(tmp_path: Path) -> None:
     place = ["processes.count=2", "processes.coordinator=a:1", "training_mesh.fsdp=2"]
     with open_run(tmp_path, load_config(None, [*place, "processes.index=0"])):
         pass
@@ -110,21 +105,14 @@ def test_facts_name_every_option_but_those_of_a_process(tmp_path: Path) -> None:
     assert facts == start_facts(CONFIG, tmp_path)
 
 
-def test_more_processes_than_questions_and_different_questions_are_refused() -> None:
-    questions = [Question(id=index, text=str(index), answer="0") for index in range(3)]
-    few = Processes(0, 4)
+def test_more_processes_than_questions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "process_count", lambda: 4)
     with pytest.raises(UserError, match=r"4 processes .* 3 questions to learn from"):
-        require_fit(few, CONFIG, questions, questions * 2)
+        require_fit(CONFIG, QUESTIONS, QUESTIONS * 2)
+    monkeypatch.setattr(agreement, "process_count", lambda: 2)
     batch = load_config(None, ["sampling.questions_per_batch=1"])
     with pytest.raises(UserError, match=r"2 processes .* 1 questions in sampling\.questions_per"):
-        require_fit(Processes(0, 2), batch, questions, questions)
-
-    def act(these: Processes) -> None:
-        require_fit(these, CONFIG, questions, questions[these.index :])
-
-    for error in in_each(2, act):
-        assert isinstance(error, UserError)
-        assert "test questions: 3 with" in str(error) and "2 with" in str(error)
+        require_fit(batch, QUESTIONS, QUESTIONS)
 
 
 def test_one_process_logs_metrics(tmp_path: Path) -> None:
@@ -133,3 +121,7 @@ def test_one_process_logs_metrics(tmp_path: Path) -> None:
             each.restart("sft")
             each.log("sft", 1, {"loss": 1.0})
     assert (tmp_path / METRICS_FILE).read_text().count("\n") == 1
+
+
+if __name__ == "__main__":
+    command(main)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from malt_jax.distributed.network import received_bytes
+from malt_jax.planning.network import received_bytes
 from tests.distributed.several import ROOT
 
 # Eight devices hold 100 float32 each, in the shape [10, 10]. The numbers of elements that one of
@@ -16,7 +16,7 @@ import functools
 import jax, jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec as P
-from malt_jax.distributed.network import received_bytes
+from malt_jax.planning.network import received_bytes
 
 mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 x = jax.ShapeDtypeStruct((20, 40), jnp.float32)
@@ -44,7 +44,7 @@ def sometimes(x):
     def all_gather(x):
         return lax.all_gather(x, "tensor").sum(0)
 
-    return lax.cond(x[0, 0] > 0, gathered, lambda x: lax.psum(x, "tensor"), x)
+    return lax.cond(x[0, 0] > 0, all_gather, lambda x: lax.psum(x, "tensor"), x)
 
 
 def four(x):
