@@ -27,7 +27,7 @@ _EMBEDDING, _OUTPUT, _ROPE_FACTORS = "token_embd.weight", "output.weight", "rope
 
 
 class _Reader(gguf.GGUFReader):
-    """GGUFReader reads numbers behind the end of a file as nothing, for as long as a count says."""
+    """GGUFReader reads nothing after the end of a file, as often as a count in the file says."""
 
     def _get(self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
         if int(offset) + int(count) * np.dtype(dtype).itemsize > self.data.nbytes:
@@ -70,9 +70,11 @@ class GGUFFile:
 
         Raises UserError for a missing key and for rope scaling that is not implemented.
         """
+        if _EMBEDDING not in self._tensors:
+            raise UserError(f"{self.path}: the tensor {_EMBEDDING} is missing")
         fields = {
             "model_type": self._architecture,
-            "vocab_size": int(self._tensor(_EMBEDDING).shape[-1]),
+            "vocab_size": int(self._tensors[_EMBEDDING].shape[-1]),
             "hidden_size": self._required("embedding_length"),
             "num_hidden_layers": self._required("block_count"),
             "num_attention_heads": self._required("attention.head_count"),
@@ -186,11 +188,6 @@ class GGUFFile:
             raise UserError(f"{self.path}: the metadata lacks {self._architecture}.{key}")
         return value
 
-    def _tensor(self, name: str) -> gguf.ReaderTensor:
-        if name not in self._tensors:
-            raise UserError(f"{self.path}: the tensor {name} is missing")
-        return self._tensors[name]
-
     def _dequantise(self, tensor: gguf.ReaderTensor) -> np.ndarray:
         problem = f"{self.path}: cannot dequantise {tensor.name} of type {tensor.tensor_type.name}"
         with parsing(problem):
@@ -203,7 +200,7 @@ class GGUFFile:
         other settings are the same in all published models. The divisors that they give are
         compared with the stored ones. Raises UserError when they differ.
         """
-        divisors = self._dequantise(self._tensor(_ROPE_FACTORS)).ravel()
+        divisors = self._dequantise(self._tensors[_ROPE_FACTORS]).ravel()
         factor = _shortest(divisors.max(initial=1.0))
         scaled = dataclasses.replace(config, rope_scaling=Llama3RopeScaling(factor=factor))
         wanted = inverse_frequencies(config) / inverse_frequencies(scaled)

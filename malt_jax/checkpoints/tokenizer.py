@@ -124,7 +124,7 @@ class Tokenizer:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of control tokens: what `decode` leaves out and plain `encode` never gives."""
+        """Ids of control tokens, which `decode` leaves out and plain `encode` never gives."""
         added = self._fast.added_tokens_decoder
         return frozenset(index for index, token in added.items() if token.special)
 
@@ -132,11 +132,11 @@ class Tokenizer:
         """Token ids of a text. Never adds tokens for the beginning or the end.
 
         special: the names of control tokens stand for these tokens, as in a rendered template.
-            Otherwise they are ordinary text, so that nobody's text can end a turn.
+            Otherwise they are ordinary text, so that a question or an answer cannot end a turn.
         """
         backend = self._fast.backend_tokenizer
         backend.encode_special_tokens = not special
-        with parsing(f"{self._origin}: the tokenizer fails for the text {text!r:.80}"):
+        with parsing(f"{self._origin}: the tokenizer fails for the text {text[:80]!r}"):
             return backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -178,7 +178,7 @@ class Tokenizer:
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
 
     def _end_of_turn(self) -> set[int]:
-        """The control token that the chat template puts behind an assistant's answer, if any."""
+        """The control token that the chat template puts after an assistant's answer, if any."""
         if self._fast.chat_template is None:
             return set()
         answer = "answer"
@@ -187,8 +187,8 @@ class Tokenizer:
             text = self.render(turns, generation_prompt=False)
         except UserError:
             return set()
-        behind = self.encode(text.rpartition(answer)[2].lstrip(), special=True)
-        return set(behind[:1]) & self.special_ids
+        after = self.encode(text.rpartition(answer)[2].lstrip(), special=True)
+        return set(after[:1]) & self.special_ids
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -217,11 +217,12 @@ def _read_tokenizer(file: Path) -> Tokenizer:
             vocabulary = tokenizers.Tokenizer.from_file(str(file))
     for field in ("bos_token", "eos_token"):
         if field in settings:
-            tokens[field] = _token_text(settings[field])
+            # A token is its text, or an object with its text and properties.
+            token = settings[field]
+            tokens[field] = token["content"] if isinstance(token, dict) else token
     return Tokenizer(
         vocabulary,
-        bos_token=tokens.get("bos_token"),
-        eos_token=tokens.get("eos_token"),
+        **tokens,
         chat_template=_read_template(file.parent, settings),
         eos_ids=read_eos_ids(file.parent),
         origin=str(file),
@@ -273,11 +274,6 @@ def _read_template(directory: Path, settings: dict[str, Any]) -> str | None:
     return template
 
 
-def _token_text(token: str | dict[str, Any] | None) -> str | None:
-    """tokenizer_config.json writes a token as its text or as an object with its properties."""
-    return token["content"] if isinstance(token, dict) else token
-
-
 def _add_listed_tokens(
     vocabulary: tokenizers.Tokenizer, settings: dict[str, Any], file: Path
 ) -> None:
@@ -302,10 +298,9 @@ def _default_tokens(ids: dict[str, int]) -> dict[str, str | None]:
 
 
 def _default_template(ids: dict[str, int]) -> str | None:
-    if "<|start_header_id|>" in ids and "<|eot_id|>" in ids:
-        return _LLAMA3
-    if "<|im_start|>" in ids and "<|im_end|>" in ids:
-        return _CHATML
-    if "<s>" in ids and "</s>" in ids:
-        return _LLAMA2
-    return None
+    families = (
+        ("<|start_header_id|>", "<|eot_id|>", _LLAMA3),
+        ("<|im_start|>", "<|im_end|>", _CHATML),
+        ("<s>", "</s>", _LLAMA2),
+    )
+    return next((text for begin, end, text in families if begin in ids and end in ids), None)

@@ -1,13 +1,14 @@
-"""Builds fast tokenizers from the vocabularies that checkpoints carry instead of a tokenizer.json.
+"""Tokenizers from vocabularies in other formats than tokenizer.json.
 
-Three kinds occur: sentencepiece models (Llama 2), tiktoken ranks (Llama 3's tokenizer.model) and
-the vocabulary in a GGUF file's metadata, which is of the one or the other family.
+There are three: sentencepiece models (Llama 2), tiktoken ranks (Llama 3's tokenizer.model) and the
+metadata of a GGUF file, which hold the vocabulary of one or the other kind. transformers converts
+them too, but its sentencepiece differs at leading spaces, its GGUF loses the split of digits, and
+its tiktoken keeps a cache by path.
 """
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from malt_jax.errors import UserError
 
+_LLAMA3_SPECIAL_TOKENS = 256
+_LONGEST = 1024  # characters of a piece; the ways to cut it take quadratic time
+
 # The expressions that split text before byte-pair merging, as the models' own tokenizer.json files
 # state them. They are part of the vocabulary's definition: other splits give other ids.
 _LLAMA3_SPLIT = (
@@ -26,9 +30,16 @@ _LLAMA3_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+_LLAMA3, _QWEN2 = ("llama-bpe", "llama3", "llama-v3"), ("qwen2", "deepseek-r1-qwen")
 
-_LLAMA3_SPECIAL_TOKENS = 256
-_LONGEST = 1024  # characters of a piece; the ways to cut it take quadratic time
+_WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's expression
+_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+_PRE_TOKENIZERS: dict[str, list[pre_tokenizers.PreTokenizer]] = {
+    "gpt-2": [_WORDS],
+    "smollm": [pre_tokenizers.Digits(individual_digits=True), _WORDS],
+    **{kind: [pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), "isolated"), _BYTES] for kind in _LLAMA3},
+    **{kind: [pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated"), _BYTES] for kind in _QWEN2},
+}
 
 
 class Piece(NamedTuple):
@@ -37,42 +48,6 @@ class Piece(NamedTuple):
     text: str
     score: float = 0.0
     type: int = TokenType.NORMAL
-
-
-@dataclasses.dataclass(frozen=True)
-class _ByteLevelKind:
-    """How a byte-level vocabulary treats text before it merges bytes.
-
-    split: the expression of its pre-tokenizer; None is GPT-2's.
-    """
-
-    split: str | None = None
-    single_digits: bool = False
-    ignore_merges: bool = False
-    normalize: bool = False
-
-    def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
-        steps: list[pre_tokenizers.PreTokenizer] = []
-        if self.single_digits:
-            steps.append(pre_tokenizers.Digits(individual_digits=True))
-        if self.split is not None:
-            steps.append(pre_tokenizers.Split(Regex(self.split), behavior="isolated"))
-        use_regex = self.split is None
-        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex))
-        return pre_tokenizers.Sequence(steps)
-
-
-_LLAMA3 = _ByteLevelKind(_LLAMA3_SPLIT, ignore_merges=True)
-_QWEN2 = _ByteLevelKind(_QWEN2_SPLIT, normalize=True)
-_BYTE_LEVEL_KINDS = {
-    "gpt-2": _ByteLevelKind(),
-    "smollm": _ByteLevelKind(single_digits=True),
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
-}
 
 
 def byte_level_tokenizer(
@@ -86,23 +61,22 @@ def byte_level_tokenizer(
 
     Raises UserError for an unknown kind; a guess would silently give wrong ids.
     """
-    if kind not in _BYTE_LEVEL_KINDS:
+    if kind not in _PRE_TOKENIZERS:
         raise UserError(
             f"{origin}: the pre-tokenizer {kind!r} (tokenizer.ggml.pre) is not supported; supported"
-            f" are {', '.join(_BYTE_LEVEL_KINDS)}. Name a tokenizer.json of the same model with"
+            f" are {', '.join(_PRE_TOKENIZERS)}. Name a tokenizer.json of the same model with"
             " model.tokenizer=PATH instead"
         )
-    definition = _BYTE_LEVEL_KINDS[kind]
     model = BPE(
         vocab={piece.text: index for index, piece in enumerate(pieces)},
         merges=list(merges),
         fuse_unk=False,
-        ignore_merges=definition.ignore_merges,
+        ignore_merges=kind in _LLAMA3,
     )
     tokenizer = Tokenizer(model)
-    if definition.normalize:
+    if kind in _QWEN2:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = definition.pre_tokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_PRE_TOKENIZERS[kind])
     tokenizer.decoder = decoders.ByteLevel()
     _add_whole_tokens(tokenizer, pieces)
     return tokenizer

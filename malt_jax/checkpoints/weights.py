@@ -138,8 +138,11 @@ def _check_names_and_shapes(
 ) -> None:
     wanted = {name: leaf.tensor_shape for leaf in expected for name in leaf.names}
     missing = [name for name in wanted if name not in source.shapes]
+    harmless = {"lm_head.weight"} if config.tie_embeddings else set()
     surplus = [
-        name for name in source.shapes if name not in wanted and not _is_harmless(name, config)
+        name
+        for name in source.shapes
+        if name not in wanted and name not in harmless and not _DERIVED.search(name)
     ]
     misshaped = [
         f"{name} (is {list(source.shapes[name])}, should be {list(shape)})"
@@ -151,11 +154,6 @@ def _check_names_and_shapes(
         lines = [f"{source.origin}: the tensors do not fit the configuration"]
         lines += [f"  {kind}: {_listing(names)}" for kind, names in problems if names]
         raise UserError("\n".join(lines))
-
-
-def _is_harmless(name: str, config: LlamaConfig) -> bool:
-    tied_head = config.tie_embeddings and name == "lm_head.weight"
-    return tied_head or _DERIVED.search(name) is not None
 
 
 def _listing(names: list[str]) -> str:
