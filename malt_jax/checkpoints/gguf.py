@@ -27,7 +27,7 @@ _EMBEDDING, _OUTPUT, _ROPE_FACTORS = "token_embd.weight", "output.weight", "rope
 
 
 class _Reader(gguf.GGUFReader):
-    """GGUFReader reads nothing after the end of a file, as often as a count in the file says."""
+    """Stops at the end of the file, where GGUFReader goes on with empty values up to any count."""
 
     def _get(self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
         if int(offset) + int(count) * np.dtype(dtype).itemsize > self.data.nbytes:
@@ -105,7 +105,7 @@ class GGUFFile:
         table = gguf.get_tensor_name_map(_ARCHITECTURES[self._architecture], num_layers)
         wanted = [name for leaf in leaves(config) for name in leaf.names]
         stored = {name: table.get_name(name, (".weight", ".bias")) or name for name in wanted}
-        # Tensors that the model has no place for keep their names, for the error message.
+        # Tensors that the model does not have keep their names, for the error message.
         known = {*stored.values(), _ROPE_FACTORS}
         stored |= {name: name for name in self._tensors if name not in known}
         heads = {}
@@ -121,9 +121,9 @@ class GGUFFile:
 
         # GGUF lists a tensor's axes fastest first.
         shapes = {
-            name: tuple(int(size) for size in reversed(self._tensors[place].shape))
-            for name, place in stored.items()
-            if place in self._tensors
+            name: tuple(int(size) for size in reversed(self._tensors[key].shape))
+            for name, key in stored.items()
+            if key in self._tensors
         }
         return TensorSource(str(self.path), shapes, read)
 

@@ -57,7 +57,7 @@ _LLAMA2 = (
 )
 
 # Some templates print the time they are rendered at; a prompt must not change overnight. They get
-# the day that Llama 3.2's template falls back to, by a macro in place of transformers' function.
+# the day that Llama 3.2's template falls back to, by a macro that replaces transformers' function.
 _DATE = datetime.datetime(2024, 7, 26)
 _CLOCK = "".join(
     [

@@ -92,7 +92,7 @@ def assemble(source: TensorSource, model: Llama) -> Params:
 
 
 def _assemble_leaf(source: TensorSource, leaf: Leaf, target: jax.ShapeDtypeStruct) -> Array:
-    """One array of the tree; every tensor is read once, whatever the number of its shards here."""
+    """One array of the tree; every tensor is read once, for all its shards here."""
     sharding = target.sharding or SingleDeviceSharding(jax.local_devices()[0])
 
     def bounds(index: Any) -> tuple[tuple[int, int, int], ...]:

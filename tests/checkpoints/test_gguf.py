@@ -439,7 +439,7 @@ def test_sentencepiece_vocabulary_in_a_gguf_file(tmp_path: Path, questions: list
 
 class ScalarBPE:
     """SmolLM2's tokenizer from its definition, one merge at a time: digits alone, then GPT-2's
-    words (a space stays with the word behind it), then the merges in order of rank."""
+    words (a space stays with the word after it), then the merges in order of rank."""
 
     def __init__(self, path: Path) -> None:
         reader = gguf.GGUFReader(path)
