@@ -12,7 +12,8 @@ from malt_jax.evaluation.sampling import Team
 from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STANDARD, STAR
 from malt_jax.malt.experiment import prepare, select_questions
-from malt_jax.malt.round import Records, Trained, row_counts, run_round
+from malt_jax.malt.round import Trained, row_counts, run_round
+from malt_jax.malt.stage import Records
 from malt_jax.malt.uncertainty import value_uncertainty
 from malt_jax.runs.agreement import require_fit
 from malt_jax.runs.directory import RunDirectory, versions

@@ -200,7 +200,7 @@ class _Answers:
             draw.chain,
             draw.nodes,
             completions,
-            decode_texts(completions, self._team.pipeline.tokenizer).reshape(-1).tolist(),
+            decode_texts(completions, self._team.pipeline.tokenizer),
             _prompt_tokens(request.levels, len(draw.nodes)),
             seconds,
         )
@@ -229,14 +229,7 @@ class _Answers:
         else:
             by_node = self._store.samples(self._seed, chain).by_node
             ids = [by_node[node].ids for node in draw.nodes]
-        lengths = np.array([len(row) for row in ids], np.int32)
-        tokens = np.zeros((len(ids), int(lengths.max(initial=0))), np.int32)
-        for row, known in zip(tokens, ids, strict=True):
-            row[: len(known)] = known
-        tokens = tokens.reshape(*shape, -1) if tokens.size else np.zeros((*shape, 0), np.int32)
-        # Prompts need the ids alone.
-        unused = np.zeros(tokens.shape, np.float32)
-        return Completions(tokens, unused, lengths.reshape(shape), np.zeros(shape, np.int32))
+        return Completions.of_rows(ids, shape)
 
 
 def _prompt_tokens(levels: Sequence[Segments], completions: int) -> list[int]:

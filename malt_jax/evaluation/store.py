@@ -9,14 +9,12 @@ extend what is there, and an interrupted evaluation goes on where it was.
 from __future__ import annotations
 
 import dataclasses
-import io
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 from upath import UPath
 
@@ -24,8 +22,10 @@ from malt_jax.distributed.processes import broadcast
 from malt_jax.errors import UserError
 from malt_jax.evaluation.systems import Chain
 from malt_jax.files import names_in
+from malt_jax.malt import parquet
+from malt_jax.malt.tree import Texts
 from malt_jax.runs.directory import RunDirectory
-from malt_jax.sampling.decode import Completions, Finish
+from malt_jax.sampling.completions import Completions
 
 FOLDER = "evaluation"
 """Below a run's directory."""
@@ -35,10 +35,7 @@ _SCHEMA = pa.schema(
     [
         ("question", pa.int64()),
         ("pass", pa.int32()),
-        ("text", pa.string()),
-        ("ids", pa.list_(pa.int32())),
-        ("log_probabilities", pa.list_(pa.float32())),
-        ("finish", pa.string()),
+        *parquet.COLUMNS,
         ("prompt_tokens", pa.int32()),
     ]
 )
@@ -100,38 +97,26 @@ class Store:
         chain: Chain,
         nodes: Iterable[tuple[int, int]],
         completions: Completions,
-        texts: Sequence[str],
+        texts: Texts,
         prompt_tokens: Sequence[int],
         seconds: float,
     ) -> None:
         """Writes completions, in one file that appears whole.
 
-        nodes: question id and pass of every completion, in the order of the arrays' flat rows.
+        nodes: question id and pass of every completion, in row-major order.
         """
-        lengths = completions.lengths.reshape(-1)
-        tokens = completions.tokens.reshape(len(lengths), -1)
-        log_probabilities = completions.log_probabilities.reshape(len(lengths), -1)
-        finish = completions.finish.reshape(-1)
         rows = [
-            {
-                "question": question,
-                "pass": number,
-                "text": texts[row],
-                "ids": tokens[row][: lengths[row]],
-                "log_probabilities": log_probabilities[row][: lengths[row]],
-                "finish": Finish(finish[row]).name.lower(),
-                "prompt_tokens": prompt_tokens[row],
-            }
-            for row, (question, number) in enumerate(nodes)
+            {"question": question, "pass": number, **row, "prompt_tokens": prompt}
+            for (question, number), row, prompt in zip(
+                nodes, parquet.completion_rows(completions, texts), prompt_tokens, strict=True
+            )
         ]
-        schema = _SCHEMA.with_metadata({_SECONDS: str(seconds).encode()})
-        table, buffer = pa.Table.from_pylist(rows, schema), io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+        content = parquet.encode(rows, _SCHEMA.with_metadata({_SECONDS: str(seconds).encode()}))
         samples, files = self.samples(seed, chain), self._files(seed, chain)
         number = 1 + int(Path(files[-1]).stem.rpartition("-")[2]) if files else 0
         name = f"{_folder(seed, chain)}/samples-{number:05}.parquet"
-        self._directory.write(name, buffer.getvalue())
-        _take(samples, table)
+        self._directory.write(name, content)
+        _take(samples, _table(self._directory.seen(name)))
 
     def seconds(self, seed: int) -> float:
         """Seconds of sampling for a seed, as far as it has been read."""
@@ -156,16 +141,14 @@ def _folder(seed: int, chain: Chain) -> str:
 
 
 def _table(file: UPath) -> pa.Table:
+    table = parquet.decode(file, _SCHEMA, "samples")
     try:
-        content = pa.BufferReader(file.read_bytes())
-        table = pq.read_table(content, schema=_SCHEMA, page_checksum_verification=True)
-        seconds = pq.read_schema(content).metadata[_SECONDS]
-        float(seconds)
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        float(table.schema.metadata[_SECONDS])
+    except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{file} cannot be read: {error}; delete it, and its completions are sampled again"
+            f"{file} lacks the seconds of its sampling; delete it, and it is sampled again"
         ) from None
-    return table.replace_schema_metadata({_SECONDS: seconds})
+    return table
 
 
 def _take(samples: Samples, table: pa.Table) -> None:

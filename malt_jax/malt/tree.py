@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Array, Float, Key
 from upath import UPath
 
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.errors import UserError
-from malt_jax.malt import credit
+from malt_jax.malt import credit, parquet
 from malt_jax.malt.prompts import RolePrompt
 from malt_jax.model.llama import Params
 from malt_jax.sampling.completions import Completions, Finish
@@ -35,10 +33,7 @@ _SCHEMA = pa.schema(
         ("question", pa.int64()),
         ("role", pa.string()),
         ("path", pa.list_(pa.int32())),
-        ("text", pa.string()),
-        ("ids", pa.list_(pa.int32())),
-        ("log_probabilities", pa.list_(pa.float32())),
-        ("finish", pa.string()),
+        *parquet.COLUMNS,
         ("value", pa.float64()),
     ]
 )
@@ -145,25 +140,14 @@ def to_parquet(tree: Tree) -> bytes:
     """One row a node: question id, role, path, text, ids, log-probabilities, finish and value."""
     rows: list[dict[str, Any]] = []
     for depth, values in enumerate(credit.values(tree.rewards)):
-        level = tree.completions[depth]
-        for question, *path in np.ndindex(values.shape):
-            node = (question, *path)
-            length = level.lengths[node]
+        level, texts = tree.completions[depth], tree.texts[depth]
+        for node, row in zip(level.nodes(), parquet.completion_rows(level, texts), strict=True):
+            question, *path = node
+            id, role = tree.questions[question].id, tree.roles[depth]
             rows.append(
-                {
-                    "question": tree.questions[question].id,
-                    "role": tree.roles[depth],
-                    "path": path,
-                    "text": tree.texts[depth][node],
-                    "ids": level.tokens[node][:length],
-                    "log_probabilities": level.log_probabilities[node][:length],
-                    "finish": Finish(level.finish[node]).name.lower(),
-                    "value": float(values[node]),
-                }
+                {"question": id, "role": role, "path": path, **row, "value": float(values[node])}
             )
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), buffer, compression="zstd")
-    return buffer.getvalue()
+    return parquet.encode(rows, _SCHEMA)
 
 
 def from_parquet(
@@ -172,39 +156,29 @@ def from_parquet(
     roles: Sequence[str],
     branching: Sequence[int],
 ) -> Tree:
-    """Reads a tree back.
+    """Reads a tree.
 
     Raises UserError when the file cannot be read or does not hold the nodes of these questions.
     """
-    try:
-        table = pq.read_table(pa.BufferReader(file.read_bytes()), schema=_SCHEMA)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file} cannot be read as a tree: {error}") from None
-    row_of = {question.id: row for row, question in enumerate(questions)}
-    nodes = table.to_pylist()
+    rows = parquet.decode(file, _SCHEMA, "a tree").to_pylist()
     completions, texts = [], []
-    rewards = np.zeros((len(questions), *branching), np.float64)
     for depth, role in enumerate(roles):
-        level = [node for node in nodes if node["role"] == role]
+        found = {(row["question"], *row["path"]): row for row in rows if row["role"] == role}
         shape = (len(questions), *branching[: depth + 1])
-        wanted = {(question.id, *path) for question in questions for path in np.ndindex(shape[1:])}
-        if {(node["question"], *node["path"]) for node in level} != wanted:
+        nodes = [(questions[node[0]].id, *node[1:]) for node in np.ndindex(shape)]
+        if found.keys() != set(nodes) or len(nodes) != sum(row["role"] == role for row in rows):
             raise UserError(f"{file} does not hold the {role}'s completions of these questions")
-        longest = max(len(node["ids"]) for node in level)
-        tokens = np.zeros((*shape, longest), np.int32)
-        log_probabilities = np.zeros((*shape, longest), np.float32)
-        lengths, finish = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        text = np.empty(shape, object)
-        for node in level:
-            index = (row_of[node["question"]], *node["path"])
-            length = len(node["ids"])
-            tokens[index][:length] = node["ids"]
-            log_probabilities[index][:length] = node["log_probabilities"]
-            lengths[index] = length
-            finish[index] = Finish[node["finish"].upper()]
-            text[index] = node["text"]
-            if depth == len(roles) - 1:
-                rewards[index] = node["value"]
-        completions.append(Completions(tokens, log_probabilities, lengths, finish))
-        texts.append(text)
+        level = [found[node] for node in nodes]
+        completions.append(
+            Completions.of_rows(
+                [row["ids"] for row in level],
+                shape,
+                [row["log_probabilities"] for row in level],
+                [Finish[row["finish"].upper()] for row in level],
+            )
+        )
+        text = np.empty(len(level), object)
+        text[:] = [row["text"] for row in level]
+        texts.append(text.reshape(shape))
+        rewards = np.array([row["value"] for row in level]).reshape(shape)
     return Tree(tuple(questions), tuple(roles), tuple(completions), tuple(texts), rewards)

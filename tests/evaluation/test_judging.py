@@ -56,7 +56,8 @@ def judge(written: dict, tmp_path_factory: pytest.TempPathFactory) -> Judge:
             completions = Completions(
                 tokens, tokens.astype(np.float32), lengths, np.full(shape, Finish.STOP)
             )
-            texts = [written[seed, chain, *node] for node in nodes]
+            texts = np.array([written[seed, chain, *node] for node in nodes], object)
+            texts = texts.reshape(shape)
             store.add(seed, chain, nodes, completions, texts, [100 + depth] * len(nodes), 3.0)
     task = create(TaskConfig(name="arithmetic"))
     return Judge(task, ROLES, {}, QUESTIONS, SEEDS, store)

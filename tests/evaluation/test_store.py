@@ -28,7 +28,8 @@ def add(store: Store, question: int, numbers: range, seconds: float = 1.0) -> No
         finish=np.full(shape, Finish.STOP, np.int32),
     )
     nodes = [(question, number) for number in numbers]
-    texts = [f"text {question} {number}" for number in numbers]
+    texts = np.array([f"text {question} {number}" for number in numbers], object)
+    texts = texts.reshape(shape)
     store.add(0, CHAIN, nodes, completions, texts, [7] * len(numbers), seconds)
 
 

@@ -11,7 +11,7 @@ from malt_jax.config import Config, ProcessesConfig, SftConfig
 from malt_jax.distributed.processes import joined
 from malt_jax.errors import Stopped
 from malt_jax.malt.objectives import Sft
-from malt_jax.malt.round import Records, train_stage
+from malt_jax.malt.stage import Records, train_stage
 from malt_jax.model.llama import Llama, Params, init_params
 from malt_jax.runs.directory import RunDirectory, open_run
 from malt_jax.runs.metrics import Metrics
