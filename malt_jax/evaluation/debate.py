@@ -1,6 +1,6 @@
 """The debate baseline: agents answer, read each other's answers, and answer again.
 
-After arXiv 2305.14325, with which the MALT paper compares itself. The first round is the single
+After arXiv 2305.14325, a baseline of the MALT paper. The first round is the single
 model's; in later ones every agent reads its own last answer and those of all others.
 """
 

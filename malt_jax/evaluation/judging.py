@@ -1,4 +1,4 @@
-"""Judging samples: answers read, compared and voted on, for every system, turn and group."""
+"""Judging samples: answers are extracted, compared and put to the vote."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from malt_jax.tasks.base import Question, Task
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How one system did on every question, and what an answer cost."""
+    """The outcome of one system on every question, and the cost of an answer."""
 
     correct: Float[np.ndarray, "seeds Q"]
-    """1 or 0; without a vote the share of the passes that were right."""
+    """1 or 0; without a vote the share of the passes that were correct."""
     verdict: Bool[np.ndarray, " Q"]
-    """Right or wrong, with the first seed: the vote's answer, or the first pass's."""
+    """Of the first seed: the vote's answer, or that of the first pass."""
     tokens: float
     """Tokens sampled for one answer, on average."""
     prompt_tokens: float
@@ -32,7 +32,7 @@ class Outcome:
 
 
 class Judge:
-    """Judges what a store holds for some questions."""
+    """Judges the samples of some questions."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class Judge:
         self._answers: dict[tuple[int, Chain, int, int], str | None] = {}
 
     def outcome(self, system: System) -> Outcome:
-        """How a system did."""
+        """The outcome of a system, whose samples are in the store."""
         chain = resolved(system.chain, self.roles, self._policies)
-        right = self.right(chain, system.passes, voted=system.voted)
+        correct = self.correct(chain, system.passes, voted=system.voted)
         used = system.passes if system.voted else 1
         tokens = prompt_tokens = 0.0
         seconds: list[float | None] = []
@@ -68,21 +68,21 @@ class Judge:
             seconds.append(None if rate is None else used * rate)
         known = [value for value in seconds if value is not None]
         return Outcome(
-            correct=right.mean(axis=-1),
-            verdict=right[0, :, 0],
+            correct=correct.mean(axis=-1),
+            verdict=correct[0, :, 0],
             tokens=tokens,
             prompt_tokens=prompt_tokens,
             seconds=sum(known) if len(known) == len(seconds) else None,
         )
 
-    def right(self, chain: Chain, passes: int, *, voted: bool) -> Bool[np.ndarray, "seeds Q P"]:
-        """Whether each answer is right: of every pass, or of the vote among them (P = 1)."""
+    def correct(self, chain: Chain, passes: int, *, voted: bool) -> Bool[np.ndarray, "seeds Q P"]:
+        """Whether each answer is correct: of every pass, or of the vote among them (P = 1)."""
         chain = resolved(chain, self.roles, self._policies)
         verdicts = [
             [
                 [
                     answer is not None and self._task.equal(answer, question.answer)
-                    for answer in self._given(seed, chain, question, passes, voted)
+                    for answer in self._answers_of(seed, chain, question, passes, voted)
                 ]
                 for question in self.questions
             ]
@@ -90,15 +90,18 @@ class Judge:
         ]
         return np.array(verdicts, bool)
 
-    def _given(
+    def _answers_of(
         self, seed: int, chain: Chain, question: Question, passes: int, voted: bool
     ) -> list[str | None]:
         answers = [self._answer(seed, chain, question.id, number) for number in range(passes)]
         return [majority_vote(answers, self._task.equal)] if voted else answers
 
     def _answer(self, seed: int, chain: Chain, question: int, number: int) -> str | None:
-        """The answer after a chain's last turn. A turn before the pipeline's last one that states
-        none (a verifier need not) leaves the one before it standing."""
+        """The answer after a chain's last turn.
+
+        Where a turn before the pipeline's last one gives no answer (a verifier need not), the
+        answer before it stands.
+        """
         key = (seed, chain, question, number)
         if key not in self._answers:
             sample = self._store.samples(seed, chain).by_node[question, number]

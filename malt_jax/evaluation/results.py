@@ -86,7 +86,7 @@ def _turns(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
     """Accuracy after every role of the complete pipelines."""
 
     def after(system: System, depth: int) -> dict[str, Any]:
-        correct = judge.right(system.chain[:depth], system.passes, voted=system.voted)
+        correct = judge.correct(system.chain[:depth], system.passes, voted=system.voted)
         return _estimate(correct.mean(axis=-1).mean(axis=0))
 
     return {
@@ -103,14 +103,14 @@ def _transitions(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
     if SINGLE in by_name and BEST in by_name:
         single, best = by_name[SINGLE], by_name[BEST]
         content[f"{SINGLE} -> {BEST}"] = _transition(
-            judge.right(single.chain, single.passes, voted=False),
-            judge.right(best.chain, best.passes, voted=True),
+            judge.correct(single.chain, single.passes, voted=False),
+            judge.correct(best.chain, best.passes, voted=True),
         )
     for system in systems:
         if _is_pipeline(system, judge) and not system.voted:
             content[f"{system.name}: {judge.roles[0]} -> {judge.roles[-1]}"] = _transition(
-                judge.right(system.chain[:1], system.passes, voted=False),
-                judge.right(system.chain, system.passes, voted=False),
+                judge.correct(system.chain[:1], system.passes, voted=False),
+                judge.correct(system.chain, system.passes, voted=False),
             )
     return content
 
@@ -158,7 +158,7 @@ def _pass_at_k(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
         if system.voted:
             continue
         total = max(other.passes for other in systems if other.chain == system.chain)
-        correct = judge.right(system.chain, total, voted=False).sum(axis=-1)
+        correct = judge.correct(system.chain, total, voted=False).sum(axis=-1)
         content[system.name] = {
             str(k): float(pass_at_k(correct, total, k).mean()) for k in range(1, total + 1)
         }

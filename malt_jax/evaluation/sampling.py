@@ -76,8 +76,10 @@ class Team:
 
 
 def resolved(chain: Chain, roles: Sequence[str], policies: Policies) -> Chain:
-    """The chain with each policy by its plainest name: MALT is STAR for a role that had no DPO,
-    STAR is BASE for one that learned nothing. So equal weights are sampled once."""
+    """The chain with one name for equal weights, so that these are sampled once.
+
+    MALT becomes STAR for a role without DPO, STAR becomes BASE for an untrained role.
+    """
     star, malt = policies.get(STAR, {}), policies.get(MALT, {})
     plain = []
     # A debate may have more rounds than the pipeline has roles.

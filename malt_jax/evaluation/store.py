@@ -1,9 +1,9 @@
-"""The completions that an evaluation has sampled, on the disk: what is there is not sampled again.
+"""The stored completions of an evaluation, which are not sampled again.
 
 A folder `seed-S/POLICY-POLICY-...` holds the completions of the last role of a chain, as Parquet
 files of any number of rows. A row is a function of the run, the seed, the chain, the question and
-the number of the pass, so files are only ever added: more questions, passes, seeds or systems
-extend what is there, and an interrupted evaluation goes on where it was.
+the number of the pass, so files are only added: more questions, passes, seeds or systems extend
+them, and an interrupted evaluation resumes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Samples:
     """Seconds of sampling and completions of every file."""
 
     def passes(self, question: int) -> int:
-        """How many passes a question has, from pass 0 on."""
+        """The number of passes of a question, from pass 0 on."""
         count = 0
         while (question, count) in self.by_node:
             count += 1
@@ -80,7 +80,7 @@ class Store:
         self._read: dict[tuple[int, Chain], Samples] = {}
 
     def samples(self, seed: int, chain: Chain) -> Samples:
-        """What there is for a seed and a chain.
+        """The stored samples of a seed and a chain.
 
         Raises UserError when a file cannot be read.
         """

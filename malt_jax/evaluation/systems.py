@@ -1,4 +1,4 @@
-"""The systems to compare, by name: whose weights every role has, and how many passes vote."""
+"""Systems by name: the policy of every role, and the number of passes that vote."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from malt_jax.errors import UserError
 BASE, STAR, MALT = "base", "star", "malt"
 """Policies of a role: untrained; after SFT; after DPO as well, where there was any."""
 SILENT = "silent"
-"""In a policy's place: the role is left out, and later ones read an empty completion."""
+"""Instead of a policy: the role is left out, and later ones read an empty completion."""
 DEBATER = "debater"
-"""In a policy's place: the untrained model reads its own last answer and those of all others."""
+"""Instead of a policy: the untrained model reads its own last answer and those of all others."""
 
 DEBATE = "debate"
 AGENTS = 3
@@ -95,7 +95,7 @@ STANDARD = (
     *("star-sa", "star-sa+mv", "star-ma", "star-ma+mv"),
     *("malt", "malt+mv"),
 )
-"""What a training run ends with."""
+"""The systems that a training run compares at its end."""
 
 
 def all_names(roles: Sequence[str], votes: int, *, trained: bool) -> list[str]:

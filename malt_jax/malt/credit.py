@@ -1,4 +1,4 @@
-"""Who deserves credit: values, labels, SFT rows and preference pairs of a reasoning tree.
+"""Credit: values, labels, SFT rows and preference pairs of a reasoning tree.
 
 Rewards of the leaves have the shape [Q, n_1, ..., n_d]; a node of role r (from 0) is an index into
 the first r + 2 axes: its question's row, then the branch taken at every role. See MALT (arXiv
@@ -25,7 +25,7 @@ class Node(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two completions of one prompt, of which the first is to be preferred."""
+    """Two completions of one prompt; the first one is preferred."""
 
     chosen: Node
     rejected: Node
@@ -33,7 +33,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class RoleRows:
-    """What one role learns from a tree."""
+    """The training rows of one role in a tree."""
 
     sft: tuple[Node, ...]
     pairs: tuple[Pair, ...]
@@ -62,15 +62,15 @@ def assign(
     config: CreditConfig,
     seed: int,
 ) -> tuple[RoleRows, ...]:
-    """What every role learns: its correct nodes, and correct x incorrect siblings as pairs.
+    """The training rows of every role: correct nodes, and pairs of correct x incorrect siblings.
 
-    completions:  per role, what the nodes wrote, as an array of strings. If the configuration says
-        so, all but the first of equal siblings are left out; for the values they count.
-    question_ids: the questions' ids, at least 0. The random choice under a cap depends on the seed,
-        the role and the question's id alone, not on how questions are batched.
+    completions:  per role, the texts of its nodes. With `drop_duplicates` only the first of equal
+        siblings gives rows; all of them count for the values.
+    question_ids: at least 0. The random choice under a cap depends on the seed, the role and the
+        question's id, not on the batch.
 
     Rows are in the order of the nodes, pairs in the order of (chosen, rejected). Caps come last: a
-    correct node counts as paired even if the cap on pairs leaves its pairs out.
+    correct node counts as paired even if the cap on pairs drops its pairs.
     """
     return tuple(
         _role_rows(value, written, question_ids, config, (seed, role))
@@ -104,7 +104,7 @@ def _role_rows(
 
 
 def _repeats_sibling(written: Shaped[np.ndarray, "*N n"]) -> Bool[np.ndarray, "*N n"]:
-    """Nodes that wrote what an earlier sibling wrote."""
+    """Nodes with the text of an earlier sibling."""
     equal = (written[..., :, None] == written[..., None, :]).astype(bool)
     return np.tril(equal, -1).any(axis=-1)
 

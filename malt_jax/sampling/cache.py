@@ -33,7 +33,7 @@ def pad_segments(
 ) -> tuple[Int[np.ndarray, "*tree T"], Int[np.ndarray, "*tree"]]:
     """Pads ragged segments, given in row-major order of the leading axes, to one bucket.
 
-    Returns the tokens and the lengths. What stands in the padding is never attended to.
+    Returns the tokens and the lengths. Attention masks the padding.
     """
     lengths = np.array([len(segment) for segment in segments], np.int32)
     tokens = np.zeros((len(segments), bucket(int(lengths.max(initial=0)))), np.int32)
@@ -58,7 +58,7 @@ def prefill(
 def append(level: Level, token: Level, step: Int[Array, ""]) -> Level:
     """Writes one token's keys and values at the same position of every node.
 
-    One write position for the whole batch is what lets the compiler update the buffer in place.
+    One write position for the whole batch lets the compiler update the buffer in place.
     """
 
     axis = level.keys.ndim - 1

@@ -29,7 +29,7 @@ class Batch:
     rows:   the number of each question, in the order of the arrays' first axis.
     shards: parts of that axis on different devices. Each keeps half of its own questions, so no
             cache moves between devices.
-    asked:  questions from this number on are padding, which no one waits for.
+    asked:  questions from this number on are padding, for which no one waits.
     fewest: questions below which the batch does not shrink.
     """
 

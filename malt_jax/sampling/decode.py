@@ -22,7 +22,7 @@ from malt_jax.sampling.token import SamplingParameters, draw
 from malt_jax.sharding.rules import ArraySpec, batch_shards, constrain, device_put, to_host, zeros
 
 ROOM = 64
-"""Tokens that a new cache level holds at least; below, another program costs more than it saves."""
+"""Smallest size of a new cache level: below it another program costs more than it saves."""
 
 
 class DecodeState(flax.struct.PyTreeNode):
@@ -114,9 +114,9 @@ def node_keys(
     branching: Sequence[int],
     first_branch: int = 0,
 ) -> Key[Array, "Q *n"]:
-    """A key for every node: a function of the key, the question's id and the path, nothing else.
+    """A key for every node, a function of the key, the question's id and the path.
 
-    first_branch: number of the first branch below every question, for trees that get more of them.
+    first_branch: number of the first branch below every question.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(questions, jnp.uint32))
     for depth, branches in enumerate(branching):
@@ -217,7 +217,7 @@ def _step(
     )
     # As rows of one matrix, because the short axes of the nodes would be padded to whole tiles.
     rows = hidden.reshape(-1, hidden.shape[-1])
-    # Drawing looks at the whole vocabulary, several times.
+    # Drawing reads the whole vocabulary several times.
     logits = constrain(model.mesh, next_logits(model, variables, rows), P("batch"))
     position_keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys.reshape(-1), state.step)
     drawn = draw(logits, position_keys, parameters)

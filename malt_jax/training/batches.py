@@ -1,4 +1,4 @@
-"""Training rows as padded batches of a few fixed shapes, in an order that only the seed decides."""
+"""Training rows as padded batches of a few fixed shapes, in an order that the seed decides."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MAX_SHAPES = 4
 """Shapes a training set may be padded to; each one is a program to compile."""
 LENGTH_MULTIPLE = 16
 SHORTEST_PREFIX = 64
-"""Tokens of a common beginning that are worth a level: it reads all weights once more, in every
-pass, and on several devices gathers them; its code is a third of the program."""
+"""Tokens of a common beginning that are worth a level of their own. A level reads all weights once
+more in every pass, all-gathers them on several devices, and is a third of the program."""
 CUT_CANDIDATES = 64
 UPDATES_PER_COMPILATION = 25
-"""Updates that take about as long as compiling one program: a shape has to save at least that."""
+"""Updates that take as long as compiling one program: a shape has to save more than that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Example:
 
 
 class Batch(flax.struct.PyTreeNode):
-    """B rows of N completions each.
+    """B rows of n completions each, with P prompt tokens and T completion tokens.
 
-    What all prompts of the training set begin with (instructions, worked examples) is computed once
-    for the batch, and the rest of a prompt once for its N completions, as the levels above them. A
-    prompt's last token is its completions' first input, so that no level above needs logits.
+    The common beginning of all prompts (instructions, worked examples) is computed once for the
+    batch, and the rest of a prompt once for its n completions: they are ancestor levels. A prompt's
+    last token is the first input of its completions, so no ancestor level needs logits.
     """
 
     prefix: Int[Array, " S"]
@@ -57,19 +57,19 @@ class Batch(flax.struct.PyTreeNode):
     prompts: Int[Array, "B P"]
     """Prompts without their common beginning and their last token."""
     prompt_lengths: Int[Array, " B"]
-    completions: Int[Array, "B N C+1"]
+    completions: Int[Array, "B n T+1"]
     """The prompt's last token, then the completion."""
-    lengths: Int[Array, "B N"]
+    lengths: Int[Array, "B n"]
     """Tokens of each completion."""
-    reference_logps: Float[Array, "B N"] | None = None
+    reference_logps: Float[Array, "B n"] | None = None
     """Log-probabilities of the completions under DPO's reference."""
 
     @property
-    def inputs(self) -> Int[Array, "B N C"]:
+    def inputs(self) -> Int[Array, "B n T"]:
         return self.completions[..., :-1]
 
     @property
-    def targets(self) -> Int[Array, "B N C"]:
+    def targets(self) -> Int[Array, "B n T"]:
         return self.completions[..., 1:]
 
 
@@ -82,8 +82,8 @@ class Batches:
     """The batches of a training set.
 
     Rows of similar length share a shape, and there are at most MAX_SHAPES shapes. Batch `step` of
-    epoch `epoch` is a pure function of (examples, batch size, seed, epoch, step); an epoch holds
-    every row once, the last batch of the longest rows being filled up with rows of weight 0.
+    epoch `epoch` is a pure function of (examples, batch size, seed, epoch, step). An epoch holds
+    every row once; the last batch of the longest rows is padded with rows of weight 0.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Batches:
         batch_size: int,
         seed: int,
         *,
-        reference_logps: Float[np.ndarray, "rows N"] | None = None,
+        reference_logps: Float[np.ndarray, "rows n"] | None = None,
     ) -> None:
         if not examples:
             raise ValueError("there are no examples to make batches of")
@@ -106,7 +106,7 @@ class Batches:
         self._groups = _groups_by_length(examples, batch_size, len(self._prefix))
         self._orders: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
 
-    def with_reference(self, logps: Float[np.ndarray, "rows N"]) -> Batches:
+    def with_reference(self, logps: Float[np.ndarray, "rows n"]) -> Batches:
         """The same batches with their completions' log-probabilities under a reference."""
         batches = copy.copy(self)
         batches.reference_logps = logps
@@ -118,7 +118,7 @@ class Batches:
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """The shapes (P, C) that occur."""
+        """The shapes (P, T) that occur."""
         return sorted(self._groups)
 
     def batch(self, epoch: int, step: int) -> Batch:
@@ -168,13 +168,15 @@ class Batches:
             lengths=lengths,
             reference_logps=reference,
         )
-        # NumPy arrays all the same: they go to the device with the step that takes them.
+        # They are NumPy arrays: device_put comes later.
         return Batch(**arrays)
 
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> Int[np.ndarray, " S"]:
-    """What all prompts begin with, cut to a multiple of LENGTH_MULTIPLE and short of any whole
-    prompt; nothing if it is shorter than SHORTEST_PREFIX."""
+    """The common beginning of all prompts, without the last token of any.
+
+    Its length is a multiple of LENGTH_MULTIPLE, and 0 below SHORTEST_PREFIX.
+    """
     first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     shortest = min(map(len, prompts)) - 1
     differing = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
@@ -185,10 +187,10 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> Int[np.ndarray, " S"]:
 def _groups_by_length(
     examples: Sequence[Example], batch_size: int, prefix: int
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Rows by the shape (P, C) they are padded to; P does not count their common prefix.
+    """Rows by the shape (P, T) they are padded to; P does not count the common beginning.
 
-    Rows are sorted by length and cut where the padded tokens are fewest, at whole batches, so that
-    only the last group can have a batch that is not full.
+    Rows are sorted by length and cut between batches so that padding is least. Only the last group
+    can have a batch that is not full.
     """
     branches = len(examples[0].completions)
     prompts = np.array([len(example.prompt) - prefix - 1 for example in examples])
@@ -214,9 +216,11 @@ def _groups_by_length(
 
 
 def _cheapest_cuts(count: int, cost: Callable[[int, int], float]) -> list[tuple[int, int]]:
-    """Cuts range(count) into at most MAX_SHAPES intervals of least total cost (Bellman's recursion
-    over up to CUT_CANDIDATES places to cut)."""
-    places = sorted({round(x) for x in np.linspace(0, count, min(count, CUT_CANDIDATES) + 1)})
+    """Cuts range(count) into at most MAX_SHAPES intervals of least total cost.
+
+    Dynamic programming over at most CUT_CANDIDATES positions.
+    """
+    cuts_at = sorted({round(x) for x in np.linspace(0, count, min(count, CUT_CANDIDATES) + 1)})
     best: dict[int, tuple[float, list[tuple[int, int]]]] = {0: (0.0, [])}
     for _ in range(MAX_SHAPES):
         best = {
@@ -225,7 +229,7 @@ def _cheapest_cuts(count: int, cost: Callable[[int, int], float]) -> list[tuple[
                 for start, (total, cuts) in best.items()
                 if start < stop
             )
-            for stop in places[1:]
+            for stop in cuts_at[1:]
         } | {0: (0.0, [])}
     return best[count][1]
 

@@ -1,4 +1,4 @@
-"""Token log-probabilities in bounded memory, and the losses of MALT's two training stages."""
+"""Log-probabilities of tokens in bounded memory, and the DPO loss."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 CHUNK_LOGITS = 2**26
-"""Logits that may exist at once on a device: 256 MiB of float32."""
+"""Logits that a device holds at once: 256 MiB of float32."""
 
 
 class TokenScores(NamedTuple):
-    """What the model says about given tokens."""
+    """The model's distribution at given tokens."""
 
     logps: Float[Array, "*B T"]
     """Log-probability of each token, in nats."""
@@ -35,9 +35,9 @@ def token_scores(
 ) -> TokenScores:
     """Scores `targets` under the distributions that `logits_of(hidden)` gives.
 
-    The logits are made for `chunk` positions at a time (by default as many as CHUNK_LOGITS allows)
-    and made again in the backward pass, so that [B, T, V] never exists. The chunks run along T,
-    which leaves the leading axes free to be split into `shards`, each on a device of its own.
+    Logits are computed for `chunk` positions at a time (by default as many as CHUNK_LOGITS allows)
+    and recomputed in the backward pass, so [B, T, V] never exists. The chunks run along T: the
+    leading axes stay split into `shards`, one a device.
     """
     *leading, time = targets.shape
     rows = targets.size // time
@@ -101,17 +101,17 @@ def dpo_losses(
     """Direct preference optimisation (arXiv 2305.18290, eq. 7), one loss per pair.
 
     logps, reference_logps: log-probabilities of (chosen, rejected), summed over their tokens.
-    label_smoothing: the probability that a preference is the wrong way round (conservative DPO,
+    label_smoothing: the probability that a preference is reversed (conservative DPO,
         https://ericmitchell.ai/cdpo.pdf).
     """
     rewards = implicit_rewards(logps, reference_logps, beta)
     margins = rewards[..., 0] - rewards[..., 1]
-    right, wrong = jax.nn.log_sigmoid(margins), jax.nn.log_sigmoid(-margins)
-    return -(1.0 - label_smoothing) * right - label_smoothing * wrong
+    kept, reversed = jax.nn.log_sigmoid(margins), jax.nn.log_sigmoid(-margins)
+    return -(1.0 - label_smoothing) * kept - label_smoothing * reversed
 
 
 def implicit_rewards(
-    logps: Float[Array, "*B N"], reference_logps: Float[Array, "*B N"], beta: float
-) -> Float[Array, "*B N"]:
+    logps: Float[Array, "*B n"], reference_logps: Float[Array, "*B n"], beta: float
+) -> Float[Array, "*B n"]:
     """beta * log(policy / reference): DPO's reward up to a term of the prompt alone, in nats."""
     return beta * (logps - reference_logps)

@@ -1,4 +1,4 @@
-"""AdamW with clipped gradients, its learning-rate schedule, and how long to train."""
+"""AdamW with clipped gradients, the learning-rate schedule and the number of epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training changes: a role's adapter over the frozen base, or all of the model's weights."""
+"""Policies: a model and the weights of it that a role owns and training changes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from malt_jax.training.losses import TokenScores, token_scores
 class Policy:
     """A model and which of its weights a role owns.
 
-    With "lora" a role's trainable tree is its adapter and all roles share the base; with "full" it
-    is the whole parameter tree and the base is only where it starts. Trainable trees are float32,
-    whatever the model computes in.
+    With "lora" the trainable tree of a role is its adapter, and all roles share the base. With
+    "full" it is the whole parameter tree, which starts as a copy of the base. Trainable trees are
+    float32 in every compute dtype.
     """
 
     model: Llama
@@ -42,7 +42,7 @@ class Policy:
             raise ValueError("the model must have a LoRA configuration iff the method is 'lora'")
 
     def init(self, base: Params, key: Array) -> Params:
-        """A role's untrained tree, which leaves the base's outputs as they are."""
+        """A role's untrained weights, which do not change the base's outputs."""
         if self.method == "lora":
             return init_adapter(self.model, key)
         return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), base)
@@ -72,7 +72,7 @@ class Policy:
         batch: Batch,
         dropout_key: Array | None = None,
     ) -> TokenScores:
-        """Scores of every completion token, [B, N, C]; dropout acts iff a key is given.
+        """Scores of every completion token, [B, n, T]; dropout acts iff a key is given.
 
         Gradients reach the levels above through their keys and values.
         """

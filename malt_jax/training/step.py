@@ -71,13 +71,13 @@ class Objective(Protocol):
         """ "loss" and other metrics, summed over that unit."""
 
 
-def sum_logps(scores: TokenScores, batch: Batch) -> Float[Array, "B N"]:
+def sum_logps(scores: TokenScores, batch: Batch) -> Float[Array, "B n"]:
     """Log-probability of each completion: the sum over its tokens."""
     return jnp.sum(jnp.where(completion_mask(batch), scores.logps, 0.0), axis=-1)
 
 
 def completion_mask(batch: Batch) -> Array:
-    """Which of [B, N, C] are tokens of a completion, by length; padding rows have length 0."""
+    """Which of [B, n, T] are tokens of a completion, by length; padding rows have length 0."""
     shape = batch.targets.shape
     return jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) < batch.lengths[..., None]
 
@@ -142,6 +142,6 @@ def train_step(
 @partial(jax.jit, static_argnames=("policy",))
 def completion_logps(
     policy: Policy, base: Params, trainable: Params, batch: Batch
-) -> Float[Array, "B N"]:
+) -> Float[Array, "B n"]:
     """Log-probability of each completion, without dropout."""
     return sum_logps(policy.score(base, trainable, batch), batch)

@@ -77,7 +77,7 @@ def vote(answers: list[str | None]) -> str | None:
 @pytest.mark.parametrize("votes", [1, 2, 3, 4, 5])
 def test_votes_are_those_counted_by_hand(judge: Judge, written: dict, votes: int) -> None:
     for chain in (CHAINS[0], CHAINS[2]):
-        right = judge.right(chain, votes, voted=True)
+        right = judge.correct(chain, votes, voted=True)
         for seed in range(SEEDS):
             for row, question in enumerate(QUESTIONS):
                 texts = [written[seed, chain, question.id, n] for n in range(votes)]
@@ -87,13 +87,13 @@ def test_votes_are_those_counted_by_hand(judge: Judge, written: dict, votes: int
 def test_a_verifier_that_states_no_answer_leaves_the_generators_standing(
     judge: Judge, written: dict
 ) -> None:
-    right = judge.right(CHAINS[1], PASSES, voted=False)
+    right = judge.correct(CHAINS[1], PASSES, voted=False)
     for (seed, chain, question, number), text in written.items():
         if chain == CHAINS[1]:
             before = written[seed, CHAINS[0], question, number]
             answer = answer_of(text) or answer_of(before)
             assert right[seed, question - 10, number] == (answer == str(question - 10))
-    last = judge.right(CHAINS[2], PASSES, voted=False)
+    last = judge.correct(CHAINS[2], PASSES, voted=False)
     silent = [key for key, text in written.items() if key[1] == CHAINS[2] and "cannot" in text]
     assert silent and not any(last[seed, q - 10, n] for seed, _, q, n in silent)
 
