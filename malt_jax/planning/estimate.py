@@ -131,7 +131,7 @@ def for_the_compiler_alone() -> Iterator[None]:
     """Settings for programs that nobody will run.
 
     The compiler spends as little time on fast code as it can, which halves its time; the memory of
-    its programs differs by a few percent (docs/pods.md). None of them is kept.
+    its programs differs by a few percent (docs/planning.md). None of them is kept.
     """
     settings = {"jax_optimization_level": "O0", "jax_enable_compilation_cache": False}
     before = {name: getattr(jax.config, name) for name in settings}
