@@ -4,7 +4,7 @@ import pytest
 from jax._src.clusters import GceTpuCluster, GkeTpuCluster
 
 from malt_jax.config import ProcessesConfig
-from malt_jax.distributed.cluster import Member, find_member
+from malt_jax.distributed.processes import Member, find_member
 from malt_jax.errors import UserError
 
 SLURM = {

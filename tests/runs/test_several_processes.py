@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from malt_jax.command import command
 from malt_jax.config import Config, ProcessesConfig, load_config
-from malt_jax.distributed.processes import joined, process_index
+from malt_jax.distributed.processes import joined
 from malt_jax.errors import UserError
 from malt_jax.runs import agreement, directory
 from malt_jax.runs.agreement import require_fit, start_facts
@@ -39,7 +40,7 @@ def main() -> None:
 
 def interrupted(folder: Path) -> None:
     with open_run(folder / "run", CONFIG) as run, run.stage("trees") as stage:
-        stage.write("a", f"by process {process_index()}")
+        stage.write("a", f"by process {jax.process_index()}")
         assert stage.has("a") and not stage.has("b")
         raise UserError("cut")
 
@@ -49,10 +50,10 @@ def continued(folder: Path) -> tuple[bool, str, list[str]]:
         before = run.is_done("trees")
         with run.stage("trees") as stage:
             assert stage.has("a")
-            stage.write("b", f"by process {process_index()}")
+            stage.write("b", f"by process {jax.process_index()}")
             names = stage.names("[a-z]*")
         assert run.is_done("trees")
-        run.write("results.json", f"by process {process_index()}")
+        run.write("results.json", f"by process {jax.process_index()}")
         return before, (run.finished("trees") / "b").read_text(), names
 
 
@@ -63,12 +64,12 @@ def other_configuration(folder: Path) -> None:
 
 def not_shared(folder: Path) -> None:
     # Two machines with a directory of the same name each.
-    with open_run(folder / str(min(process_index(), 1)), CONFIG):
+    with open_run(folder / str(min(jax.process_index(), 1)), CONFIG):
         pass
 
 
 def questions(folder: Path) -> None:
-    require_fit(CONFIG, QUESTIONS, QUESTIONS[process_index() :])
+    require_fit(CONFIG, QUESTIONS, QUESTIONS[jax.process_index() :])
 
 
 @pytest.mark.slow
