@@ -178,6 +178,17 @@ def parse_json_object(text: bytes, place: str) -> dict[str, Any]:
     return fields
 
 
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file, each with its place, "FILE:LINE". Empty lines are passed over.
+
+    Raises OSError when the file cannot be read, UserError for a line that holds no JSON object.
+    """
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            place = f"{path}:{number}"
+            yield place, parse_json_object(line, place)
+
+
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
-import jax
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -26,8 +24,11 @@ class Progress:
             progress.update(done=16, tokens=9000)
 
     On a terminal one line that is renewed; otherwise at most a line every `PLAIN_INTERVAL` seconds.
-    Both end with a line of totals. `start` is what an interrupted run had done already. Output
-    goes to the standard error, of the first process alone. `console` and `clock` are for tests.
+    Both end with a line of totals, on standard error.
+
+    start: what an interrupted run had done already.
+    quiet: shows nothing, as in all processes of a run but one.
+    console, clock: for tests.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Progress:
         unit: str,
         *,
         start: int = 0,
+        quiet: bool = False,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -44,7 +46,7 @@ class Progress:
         self._start = self._done = start
         self._tokens = 0
         self._fields: dict[str, float | str] = {}
-        self._console = console or Console(stderr=True, quiet=jax.process_index() > 0)
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._clock = clock
         self._began = clock()
         self._shown = self._began
@@ -82,12 +84,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
         self._console.print(Text(self._summary(stopped=kind is not None)), soft_wrap=True)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from malt_jax.config import Config
-from malt_jax.distributed.processes import stop_requested
+from malt_jax.distributed.processes import is_coordinator, stop_requested
 from malt_jax.errors import Stopped
 from malt_jax.evaluation.debate import DebatePrompt
 from malt_jax.evaluation.store import Samples, Store
@@ -138,7 +138,8 @@ def sample(
             continue
         answers = _Answers(team, store, seed)
         total = sum(len(draw.nodes) for draw in draws)
-        with Progress(f"evaluation, seed {seed}", total, "completions") as progress:
+        title, quiet = f"evaluation, seed {seed}", not is_coordinator()
+        with Progress(title, total, "completions", quiet=quiet) as progress:
             done = tokens = 0
             for chain, of_chain in itertools.groupby(draws, lambda draw: draw.chain):
                 variables = answers.variables(chain)

@@ -14,9 +14,8 @@ from typing import Any
 from malt_jax import grading
 from malt_jax.command import command
 from malt_jax.errors import UserError
-from malt_jax.files import write_atomically
+from malt_jax.files import read_json_lines, write_atomically
 from malt_jax.grading import extraction
-from malt_jax.json_lines import read_json_lines
 
 KINDS = ("answer", "text", "letter")
 

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Key
 from upath import UPath
 
 from malt_jax.config import Config
-from malt_jax.distributed.processes import stop_requested
+from malt_jax.distributed.processes import is_coordinator, stop_requested
 from malt_jax.errors import Stopped
 from malt_jax.malt import credit
 from malt_jax.malt.credit import Node, RoleRows
@@ -192,7 +192,8 @@ def _sample_batches(
     }
     total = sum(map(len, batches.values()))
     done, tokens = sum(len(tree.questions) for tree in trees.values()), 0
-    with Progress(title, total, "questions", start=done) as progress:
+    quiet = not is_coordinator()
+    with Progress(title, total, "questions", start=done, quiet=quiet) as progress:
         for file, asked in batches.items():
             if file in trees:
                 continue

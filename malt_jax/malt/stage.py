@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from upath import UPath
 
-from malt_jax.distributed.processes import stop_requested
+from malt_jax.distributed.processes import is_coordinator, stop_requested
 from malt_jax.errors import Stopped, UserError
 from malt_jax.malt.objectives import Objective
 from malt_jax.model.llama import Params
@@ -60,7 +60,8 @@ def train_stage(
         state = states.restore(start_state(policy, objective, start))
         metrics.restart(name, after=states.latest_step)
         total = total_updates(objective.options, batches)
-        with Progress(name, total, "steps", start=states.latest_step) as progress:
+        quiet = not is_coordinator()
+        with Progress(name, total, "steps", start=states.latest_step, quiet=quiet) as progress:
 
             def log(step: int, on_device: StepMetrics) -> None:
                 values = {key: float(value) for key, value in jax.device_get(on_device).items()}

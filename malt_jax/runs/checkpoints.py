@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 from upath import UPath
 
 from malt_jax.errors import UserError
@@ -62,8 +60,8 @@ def restore_tree(path: str | os.PathLike[str] | UPath, like: Tree) -> Tree:
             raise UserError(f"the checkpoint {path} is damaged: {_line(error)}") from None
 
 
-def _for_orbax(path: UPath) -> epath.Path:
-    return epath.Path(str(path) if in_bucket(path) else Path(str(path)).absolute())
+def _for_orbax(path: UPath) -> str:
+    return str(path if in_bucket(path) else path.absolute())
 
 
 def _shapes(tree: Any) -> dict[str, str]:
@@ -79,7 +77,7 @@ def _shape(leaf: Any) -> str:
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
-def _require_equal(path: epath.Path, saved: dict[str, str], wanted: dict[str, str]) -> None:
+def _require_equal(path: str, saved: dict[str, str], wanted: dict[str, str]) -> None:
     problems = [f"{name} is missing" for name in wanted if name not in saved]
     problems += [f"{name} is not expected" for name in saved if name not in wanted]
     problems += [

@@ -25,8 +25,7 @@ import pyarrow
 import pyarrow.parquet
 
 from malt_jax.errors import UserError, import_extra
-from malt_jax.files import read_json_object
-from malt_jax.json_lines import read_json_lines
+from malt_jax.files import read_json_lines, read_json_object
 
 NamedRow = tuple[str, Mapping[str, Any]]
 """A row's place, for error messages, and its fields."""

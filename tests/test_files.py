@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from malt_jax.errors import UserError
-from malt_jax.json_lines import read_json_lines
+from malt_jax.files import read_json_lines
 
 
 def test_objects_come_with_their_places(tmp_path: Path) -> None:
