@@ -39,9 +39,9 @@ def extract(kind: Kind, reply: str) -> str | None:
         return extraction.letter(reply)
     found = None
     if kind == "boxed":
-        found = last_boxed(reply) or extraction.final_answer(reply)
+        found = extraction.all_boxed(reply) or extraction.final_answer(reply)
     elif kind == "text":
-        found = extraction.final_line(reply) or last_boxed(reply)
+        found = extraction.final_line(reply) or extraction.all_boxed(reply)
     return normalize(kind, found) if found else None
 
 

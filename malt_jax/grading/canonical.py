@@ -190,7 +190,7 @@ def _normalize_once(answer: str) -> str:
         answer = match[1].strip()
     answer = re.sub(r"^(?:=|\\approx(?![a-z])) ?", "", answer)
     if not answer.endswith("..."):
-        answer = re.sub(r"(?:[ .,;:]|\\\\)+$", "", answer)
+        answer = re.sub(r"[ .,;:\\]+$", "", answer)
     answer = without_outer_braces(answer.strip('"` '))
     if _SPACED_GROUPS.fullmatch(answer):
         answer = answer.replace(" ", "")

@@ -1,4 +1,4 @@
-"""Where a reply gives its answer: the last \\boxed{}, a final-answer line, a letter, a number.
+"""Places of a reply that give its answer: a final-answer line, \\boxed{}, a letter, a number.
 
 All searches take time linear in the length of the reply, of which only the end is read.
 """
@@ -15,74 +15,107 @@ MAX_REPLY = 20_000
 """Characters at the end of a reply in which the answer is looked for."""
 MAX_ANSWER = 1_000
 """Characters of an answer; a longer one is none."""
+MARKUP = " \t\r\n*_`\"'“”‘’"
+_BARE_ANSWER = 120
+"""Characters of a reply that may be nothing but its answer."""
 
-_MARKER = re.compile(r"final answer(?: is)?[*_]{0,3}(?:[:=]| [-–—] )?|####", re.IGNORECASE)
+_MARKER = re.compile(r"final answer(?: is)?[*_]{0,3}(?:[:=]| [-–—] )?|####|<answer>", re.IGNORECASE)
+_ANSWER_IS = re.compile(r"\banswer(?: is|:| =)[*_]{0,3}:?", re.IGNORECASE)
 _WEAK_MARKER = re.compile(
     r"\b(?:(?:answer|option|choice)(?: is)?|choose|pick|select)\b[*_]{0,3}[:=]?", re.IGNORECASE
 )
 _OPENED_FORMULA = re.compile(r"(?:\\\[|\\\(|\$\$)\s*\n\s*")
-MARKUP = " \t\r\n*_`\"'“”‘’"
-
-_ANSWER_IS = re.compile(r"\banswer(?: is|:| =)[*_]{0,3}:?", re.IGNORECASE)
 _POLITENESS = re.compile(r"[.\s]*I hope (?:it|this) (?:is correct|helps).{0,200}$", re.IGNORECASE)
 _FORMULA = re.compile(
     r"\$\$([^$]{1,500})\$\$|\$((?:[^$\n\\]|\\.){1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]",
     re.DOTALL,
 )
+_BRACES = re.compile(r"\\(?:boxed|fbox)[ \t]*\{|\\.|[{}]", re.DOTALL)
+_BARE_BOXED = re.compile(r"\\(?:boxed|fbox) *([A-Za-z0-9.]+)")
+_BETWEEN_BOXES = re.compile(r"\\(?:text|q?quad)(?![A-Za-z])|\\.|[\s${}]")
+
 # A number in such a line is a part of the answer, not the answer.
 _NOT_RATIONAL = re.compile(
     r"\\(?:infty|pm|binom)(?![a-z])|√|π|±|\^|[0-9]i\b"
     r"|(?<![A-Za-z])(?:sqrt|pi|sin|cos|tan|log|ln)(?![A-Za-z])"
 )
+_NOT = re.compile(r"(?:\b(?:not|never)|n't|≠|!=|\\neq?) {0,3}(?:equal to |be )?[$(]{0,2}$")
 _IS = re.compile(r".{1,300}\b(?:is|are|equals) ([^$]{1,100})$")
 _SENTENCE = re.compile(r"(.{1,60}?[0-9}$)a-z*])(?:\.|,? (?:because|since|as|so|which))(?: |$)")
 _SCALE = re.compile(rf"[ \t]({'|'.join(SCALES)})\b", re.IGNORECASE)
-_BARE_ANSWER = 120
-"""Characters of a reply that may be nothing but its answer."""
-
-_BRACES = re.compile(r"\\(?:boxed|fbox)[ \t]*\{|\\.|[{}]", re.DOTALL)
-_BARE_BOXED = re.compile(r"\\(?:boxed|fbox) *([A-Za-z0-9.]+)")
 
 _CHOICE_MARKUP = re.compile(r"\\(?:boxed|text|textbf|mathrm)\{|[*_`\"“”‘’$\\{}\[\]]")
 _LEAD_IN = re.compile(
     r"(?:the )?(?:correct |final |right )?(?:(?:answer|option|choice|letter)\b)?(?: is)?[: ]{0,3}",
     re.IGNORECASE,
 )
-_CHOICE = re.compile(r"(\()?([A-Ja-j])(?![A-Za-z0-9'’]|\.[a-z])(\))?(.*)")
+_NO_LETTER = r"(?![A-Za-z0-9'’]|\.[a-z])"
+_CHOICE = re.compile(rf"(\()?([A-Ja-j]){_NO_LETTER}(\))?(.*)")
 _DRESS = re.compile(r"\s*$|[).:;,]|\s*[-–—]\s")
 _SECOND_CHOICE = re.compile(r"[).:,]{0,2}\s*(?:and|or|&|/|,)\s*\(?[A-HJ]\)?(?![A-Za-z0-9'’])")
 _DRESSED_CHOICE = re.compile(
     r"\(([A-J])\)|\*\*\(?([A-J])[).:]{0,2}(?:\*\*|\s)|\\boxed\{(?:\\text\{)?\(?([A-J])\)?\}"
 )
+_RULED_OUT = re.compile(
+    r"(?:\b(?:not|neither|nor|rather than|instead of|cannot be)|n't(?: be)?) (?:option |choice )?"
+    rf"\(?[A-J]{_NO_LETTER}\)?"
+    rf"|\(?(?<![A-Za-z])[A-J]{_NO_LETTER}\)? (?:is|was)(?:n't| not| too| wrong| incorrect| false"
+    r"| out| ruled out| eliminated)\b[^,.;\n]{0,200}"
+)
+_CONCLUSION = re.compile(
+    r"\b(?:but|so|it is|it's|it must be|choose|pick|select|option|choice) \(?([A-J])\)?[.!]?\s*$"
+    r"|(?<!part )(?<!case )\(([a-j])\)[.!]?\s*$"
+)
+_NEGATION = re.compile(r"\bnot\b|n't\b")
+_LAST_CHOICE = re.compile(r"[a-z], \(?([A-Ja-j])\)?[.!]?\s*$")
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """Start, end and content of each \\boxed{} with balanced braces, and of \\boxed 2."""
+    boxes = [(bare.start(), bare.end(), bare[1]) for bare in _BARE_BOXED.finditer(text)]
+    opened: list[re.Match[str]] = []
+    for part in _BRACES.finditer(text):
+        if part[0] != "}":
+            if part[0] == "{" or len(part[0]) > 2:
+                opened.append(part)
+        elif opened and len((start := opened.pop())[0]) > 1:
+            boxes.append((start.start(), part.end(), text[start.end() : part.start()].strip()))
+    return sorted(boxes)
 
 
 def last_boxed(text: str) -> str | None:
-    """What the last \\boxed{} with balanced braces holds, or a last \\boxed 2 without braces."""
-    reply = text[-MAX_REPLY:]
-    opened: list[tuple[bool, int]] = []
-    start, found = -1, None
-    for part in _BRACES.finditer(reply):
-        if part[0] == "}":
-            boxed, begin = opened.pop() if opened else (False, 0)
-            if boxed and begin > start:
-                start, found = begin, reply[begin : part.start()]
-        elif part[0] == "{" or len(part[0]) > 2:
-            opened.append((len(part[0]) > 2, part.end()))
-    for bare in _BARE_BOXED.finditer(reply):
-        if bare.start(1) > start:
-            start, found = bare.start(1), bare[1]
-    return None if found is None else found.strip()
+    """The content of the last \\boxed{} with balanced braces, or of a last \\boxed 2."""
+    boxes = _boxes(text[-MAX_REPLY:])
+    return boxes[-1][2] if boxes else None
+
+
+def all_boxed(reply: str) -> str | None:
+    """The last \\boxed{} and those joined to it by "and" or commas, as a list."""
+    reply = reply[-MAX_REPLY:]
+    boxes = _boxes(reply)
+    contents: list[str] = []
+    end = 0
+    for start, begin, content in reversed(boxes):
+        between = _BETWEEN_BOXES.sub("", reply[begin:end][:50])
+        if contents and (begin > end or between not in (",", ";", "and", ",and")):
+            break
+        contents.append(content)
+        end = start
+    return ", ".join(reversed(contents)) if contents else None
 
 
 def final_line(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
-    """The first line with content behind the last marker that has any."""
+    """The first line with content after the last marker that has any."""
     end = len(reply)
     for match in reversed(list(marker.finditer(reply))):
-        # Behind a marker without content stands nothing but markup and later such markers.
+        # A comment in a block of code announces what the code prints.
+        in_code = match[0].casefold() == "final answer" and reply.count("```", 0, match.start()) % 2
+        # After a marker without content come nothing but markup and later such markers.
         content = reply[match.end() : end].lstrip(MARKUP + ":")
         if opened := _OPENED_FORMULA.match(content):
             content = content[opened.end() :]
-        if content:
+        content = content.partition("</answer>")[0]
+        if content and not in_code:
             return content.partition("\n")[0].rstrip(MARKUP)
         end = match.start()
     return None
@@ -97,49 +130,48 @@ def plain_numbers(text: str) -> str:
 
 def number(reply: str) -> Fraction | None:
     """The number that a reply ends with."""
-    line = final_line(reply)
-    if line is None:
-        line = last_boxed(reply)
-    if line is None:
-        line = final_line(reply, _ANSWER_IS)
-        if line is not None and not re.search("[0-9]", line):
-            line = None
-    if line is None:
-        numbers = _numbers(reply)
-    else:
-        line = line[:MAX_ANSWER]
+    lines = [line for line in (final_line(reply), last_boxed(reply)) if line is not None]
+    answer_is = final_line(reply, _ANSWER_IS)
+    if not lines and answer_is is not None and re.search("[0-9]", answer_is):
+        lines = [answer_is]
+    for line in lines:
+        line = (last_boxed(line) or line)[:MAX_ANSWER]
         if _NOT_RATIONAL.search(line):
             return None
-        line = plain_numbers(line)
         line = line.rpartition("=")[2] if re.search("=.*[0-9]", line) else line
-        numbers = find_numbers(line)
-        # "18 eggs a day for 7 days" gives its answer first, "in 7 days 18 eggs" last.
-        if numbers and not re.search("[A-Za-z0-9]", line[: numbers[0].start()]):
-            numbers = numbers[:1]
-    if not numbers:
-        return None
-    value = read_number(numbers[-1])
-    scale = _SCALE.match(numbers[-1].string, numbers[-1].end())
-    return value * SCALES[scale[1].lower()] if value is not None and scale else value
+        if numbers := _numbers(line, within_names=True):
+            # "18 eggs a day for 7 days" gives its answer first, "in 7 days 18 eggs" last.
+            is_first = not re.search("[A-Za-z0-9]", numbers[0].string[: numbers[0].start()])
+            return _scaled(numbers[0 if is_first else -1])
+    numbers = [] if lines else _numbers(reply)
+    return _scaled(numbers[-1]) if numbers else None
 
 
-def _numbers(reply: str) -> list[re.Match[str]]:
-    """The numbers of a text, without those that are part of a name, such as B2."""
-    plain = plain_numbers(reply)
+def _numbers(text: str, within_names: bool = False) -> list[re.Match[str]]:
+    """The numbers of a text, without those that a "not" excludes or that are part of a name, B2."""
+    plain = plain_numbers(text)
     return [
         found
         for found in find_numbers(plain)
-        if not (found.start(4) and plain[found.start(4) - 1].isalpha())
+        if not _NOT.search(plain[max(0, found.start() - 20) : found.start()])
+        and (within_names or not (found.start(4) and plain[found.start(4) - 1].isalpha()))
     ]
 
 
+def _scaled(number: re.Match[str]) -> Fraction | None:
+    """The value of a number and of a word such as "million" after it."""
+    value = read_number(number)
+    scale = _SCALE.match(number.string, number.end())
+    return value * SCALES[scale[1].lower()] if value is not None and scale else value
+
+
 def any_answer(reply: str) -> str | None:
-    """The answer of a reply of any format, as it stands there.
+    """The answer of a reply of any format, as it is written there.
 
     From the last \\boxed{}, else from the last "Final Answer:" or "####" line, else from the last
     "answer is", else the last formula, else the last number.
     """
-    if found := last_boxed(reply):
+    if found := all_boxed(reply):
         return found
     for marker in (_MARKER, _ANSWER_IS):
         if found := final_answer(reply, marker):
@@ -156,7 +188,7 @@ def any_answer(reply: str) -> str | None:
 
 
 def final_answer(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
-    """What the last final-answer line gives: "$x$. I hope it is correct.", "the area is $\\pi$"."""
+    """The answer of the last final-answer line: "$x$. I hope it is correct.", "the area is $2$"."""
     line = final_line(reply, marker)
     if line is None:
         return None
@@ -179,14 +211,20 @@ def _inner(formula: re.Match[str]) -> str:
 
 
 def letter(reply: str) -> str | None:
-    """The choice behind the last "Final Answer:", else the one that the reply ends with."""
+    """The choice after the last "Final Answer:", else the one that the reply ends with.
+
+    Choices that the reply rules out ("not A", "(B) is wrong") do not count.
+    """
+    reply = _RULED_OUT.sub(" ", reply)
     line = final_line(reply)
-    if line is not None:
+    if line is not None and re.search(r"(?<![A-Za-z])[A-Ja-j](?![A-Za-z'’])", line):
         return _choice_of_line(line)
     line = final_line(reply, _WEAK_MARKER)
     if line is not None and (letter := _choice_of_line(line)):
         return letter
     lines = [line for line in reply.splitlines() if line.strip()]
+    if lines and (letter := _concluding_choice(lines[-1][-MAX_ANSWER:])):
+        return letter
     letters = [_leading_choice(line) for line in lines[-2:]]
     dressed = ["".join(found) for found in _DRESSED_CHOICE.findall(reply)]
     if lines and len({"".join(found) for found in _DRESSED_CHOICE.findall(lines[-1])}) > 1:
@@ -198,9 +236,19 @@ def letter(reply: str) -> str | None:
 
 
 def _choice_of_line(line: str) -> str | None:
-    """The choice that a line begins with, else the only one in it that is dressed as such."""
-    dressed = {"".join(found) for found in _DRESSED_CHOICE.findall(line[:MAX_ANSWER])}
-    return _leading_choice(line) or (dressed.pop() if len(dressed) == 1 else None)
+    """The choice that a line begins with, else the only dressed one, else that at the end."""
+    line = line[:MAX_ANSWER]
+    dressed = {"".join(found) for found in _DRESSED_CHOICE.findall(line)}
+    if (letter := _leading_choice(line)) or len(dressed) > 1:
+        return letter
+    return dressed.pop() if dressed else _concluding_choice(line, _LAST_CHOICE)
+
+
+def _concluding_choice(line: str, *further: re.Pattern[str]) -> str | None:
+    """The choice that a line ends with: "so it is B.", "ground (c)"."""
+    found = (pattern.search(line) for pattern in (_CONCLUSION, *further))
+    choice = next(filter(None, found), None)
+    return _inner(choice).upper() if choice and not _NEGATION.search(line) else None
 
 
 def _leading_choice(line: str) -> str | None:
@@ -210,8 +258,7 @@ def _leading_choice(line: str) -> str | None:
     """
     line = _CHOICE_MARKUP.sub("", line[:MAX_ANSWER]).strip()
     lead = _LEAD_IN.match(line)
-    line = line[lead.end() :] if lead else line
-    match = _CHOICE.match(line)
+    match = _CHOICE.match(line[lead.end() :] if lead else line)
     if match is None:
         return None
     opening, letter, closing, rest = match.groups()
