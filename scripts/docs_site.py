@@ -80,8 +80,11 @@ class Arguments(griffe.Extension):
         known = {p.name.strip("*") for m in members if m.is_function for p in m.parameters}
         known |= set(obj.members)
 
-        def item(line: re.Match[str]) -> str:
-            names = line[1].split(", ")
-            return f"- `{line[1]}`: " if known.issuperset(names) else line[0]
+        line = re.compile(r"^(\w+(?:, \w+)*): +", re.MULTILINE)
+        several = len(line.findall(obj.docstring.value)) > 1
 
-        obj.docstring.value = re.sub(r"(?m)^(\w+(?:, \w+)*): ", item, obj.docstring.value)
+        def item(found: re.Match[str]) -> str:
+            is_item = several or known.issuperset(found[1].split(", "))
+            return f"- `{found[1]}`: " if is_item else found[0]
+
+        obj.docstring.value = line.sub(item, obj.docstring.value)
