@@ -1,16 +1,30 @@
-"""What all commands share: logging, the setup of JAX, errors for people."""
+"""What all commands share: options with their help, logging, JAX's variables, errors for people."""
 
 from __future__ import annotations
 
+import argparse
 import glob
 import importlib.metadata
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from malt_jax.config import allowed, options
 from malt_jax.errors import Stopped, UserError, outcome
+
+COMMON = (
+    *("model.name", "task.name", "task.train", "task.test", "task.train_questions"),
+    *("sampling.temperature", "sampling.max_tokens", "sampling.questions_per_batch"),
+    *("sft.learning_rate", "dpo.learning_rate"),
+)
+"""The options that a newcomer changes; `--help` lists them."""
+
+_TITLE = "options, with the value that each has where neither --config nor an argument sets it"
 
 TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 """Files of the TPUs that are attached to a machine."""
@@ -67,3 +81,41 @@ def expect_no_tpu() -> None:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+
+
+def add_options(
+    parser: argparse.ArgumentParser, example: str, shown: Iterable[str] = COMMON
+) -> None:
+    """Adds `section.field=value` arguments (`overrides`) and `--help-all` to a command.
+
+    shown: the options and sections that `--help` lists.
+    """
+
+    class ShowAll(argparse.Action):
+        def __call__(self, *_: Any, **__: Any) -> None:
+            parser.epilog = f"{_TITLE}:\n{describe(options())}"
+            parser.print_help()
+            parser.exit()
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = textwrap.fill(parser.description or "", 100)
+    parser.epilog = f"example:\n  {example}\n\n{_TITLE}:\n{describe(shown)}"
+    parser.add_argument("--help-all", action=ShowAll, nargs=0, help="list all options and exit")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.field=value", help="changed options; see below"
+    )
+
+
+def describe(names: Iterable[str]) -> str:
+    """Default, meaning, type and bounds of options; a section's name stands for its options."""
+    lines, wanted = [], tuple(f"{name}." for name in names)
+    for name, schema in options().items():
+        if not f"{name}.".startswith(wanted) or "description" not in schema:
+            continue
+        if "properties" in schema:
+            lines.append(f"\n{name}: {schema['description']}")
+        else:
+            default = json.dumps(schema.get("default", "?")).replace('"', "")
+            text = f"{schema['description']} ({allowed(schema)})"
+            lines.append(f"  {name}={default}\n{textwrap.indent(textwrap.fill(text, 94), ' ' * 6)}")
+    return "\n".join(lines)

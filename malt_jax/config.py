@@ -1,4 +1,7 @@
-"""Every option of a run: its type, its default, what it means, and how it is read.
+"""Every option of a run, described once: its field holds type, default, bounds and help.
+
+From these fields come the checks of YAML files and of `section.field=value` arguments, the error
+messages, the help, and the options that may differ when a run is resumed.
 
 The defaults are the settings of the paper (arXiv 2412.01928, section 4 and its appendices); where
 the paper leaves a choice open, the help text says so.
@@ -6,34 +9,56 @@ the paper leaves a choice open, the help text says so.
 
 from __future__ import annotations
 
-import dataclasses
-import io
+import difflib
+import functools
+import json
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import pydantic
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from upath import UPath
 
 from malt_jax.errors import UserError
-from malt_jax.typed_values import ValueProblem, construct, describe_type, leaves, plain
+from malt_jax.strict_yaml import dump_yaml, parse_yaml, read_yaml
 
+QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
 MESH_AXES = ("data", "fsdp", "tensor")
-LINEAR_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
-PLACE_SECTIONS = ("sampling_mesh", "training_mesh", "processes")
-"""Sections that say where a run computes, not what: it may go on in another place."""
+LinearLayer = Literal["q", "k", "v", "o", "gate", "up", "down"]
+LINEAR_LAYERS: tuple[LinearLayer, ...] = typing.get_args(LinearLayer)
+
+_LARGEST = 2**31 - 1
+Count = Annotated[int, Field(ge=1, le=_LARGEST)]
+Index = Annotated[int, Field(ge=0, le=_LARGEST)]
+_TYPES = {"integer": "a whole number", "number": "a number", "string": "a text", "null": "null"}
+_TYPES |= {"boolean": "true or false", "object": "a section"}
+_BOUNDS = {"minimum": "{} or more", "exclusiveMinimum": "above {}", "maximum": "at most {}"}
+_BOUNDS |= {"exclusiveMaximum": "below {}", "pattern": "matching {}"}
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def _option(default: Any, help: str) -> Any:
-    """A dataclass field with the text that `--help` shows for it."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def _option(default: Any, help: str, *, resumable: bool = False, **bounds: Any) -> Any:
+    """A field with its help text and bounds (gt, ge, lt, le, pattern).
+
+    resumable: the option changes no result, so it may differ when a run is resumed.
+    """
+    return Field(default, description=help, json_schema_extra={"resumable": resumable}, **bounds)
 
 
-@dataclasses.dataclass(frozen=True)
+def _each_once(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    names = [item.name if isinstance(item, RoleConfig) else item for item in items]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"must have at least one item and none twice, got {', '.join(names) or '[]'}"
+        )
+    return items
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ModelConfig:
     """The base model, which all roles share."""
 
@@ -42,14 +67,12 @@ class ModelConfig:
         "tiny (embedded) | a preset such as llama-3.1-8b (random weights) | a directory with a"
         " Hugging Face checkpoint | a .gguf file",
     )
-    tokenizer: str | None = _option(
-        None, "directory or file of the tokenizer; null: the checkpoint's own"
-    )
+    tokenizer: str | None = _option(None, "file or directory of the tokenizer; null: the model's")
     dtype: Literal["auto", "float32", "bfloat16"] = _option(
         "auto", "type of the weights and of computation; auto: float32 on CPUs, else bfloat16"
     )
-    max_positions: int | None = _option(
-        None, "longest prompt and completion together, in tokens; null: the model's own limit"
+    max_positions: Count | None = _option(
+        None, "prompt and completion, in tokens; null: the model's"
     )
 
     def resolve_dtype(self, platform: str) -> str:
@@ -58,83 +81,77 @@ class ModelConfig:
         return automatic if self.dtype == "auto" else self.dtype
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class TaskConfig:
     """The questions, and how their answers are compared."""
 
-    name: str = _option("arithmetic", "the kind of question: how answers are written and compared")
+    name: str = _option("arithmetic", "kind of question: how answers are written and compared")
     train: str | None = _option(
         None,
-        "questions to learn from: a JSON Lines or Parquet file (or several: dir/*.jsonl), a saved"
-        " data set's directory[:SPLIT], hub:OWNER/NAME[/CONFIG]:SPLIT or tfds:NAME[/CONFIG]:SPLIT;"
+        "training questions: a JSON Lines or Parquet file (or several: dir/*.jsonl), a saved data"
+        " set's directory[:SPLIT], hub:OWNER/NAME[/CONFIG]:SPLIT or tfds:NAME[/CONFIG]:SPLIT;"
         " null: the task's own on the hub",
     )
-    test: str | None = _option(None, "questions to evaluate on, given like those of train")
+    test: str | None = _option(None, "test questions, given like those of train")
     drop_duplicates: bool = _option(True, "leave out training questions that the test asks too")
-    train_questions: int | None = _option(None, "questions to learn from; null: all")
-    test_questions: int | None = _option(None, "questions in the test split; null: all")
-    options: dict[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"help": "options of this task alone; see malt_jax/tasks"}
-    )
+    train_questions: Count | None = _option(None, "number of training questions; null: all")
+    test_questions: Count | None = _option(None, "number of test questions; null: all")
+    options: dict[str, Any] = _option({}, "options of this task alone; see docs/tasks.md")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class RoleConfig:
     """One role of the pipeline."""
 
-    name: str = dataclasses.field(metadata={"help": "name of the role and of its adapter"})
-    branching: int = _option(3, "completions sampled for every prompt of this role in the tree")
+    name: str = _option(..., "name of the role and of its adapter", pattern="^[a-z][a-z0-9_]*$")
+    branching: Count = _option(3, "completions sampled for every prompt of this role in the tree")
     prompt: str | None = _option(None, "YAML file with the role's prompt; null: the task's own")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class PipelineConfig:
     """The roles that answer a question together."""
 
-    roles: tuple[RoleConfig, ...] = _option(
+    roles: Annotated[tuple[RoleConfig, ...], pydantic.AfterValidator(_each_once)] = _option(
         (RoleConfig("generator"), RoleConfig("verifier"), RoleConfig("refiner")),
         "the roles, in the order in which they act; the last one gives the answer",
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class SamplingConfig:
-    """How completions are drawn."""
+    """Sampling of completions."""
 
-    temperature: float = _option(0.3, "0: always the most probable token")
-    top_p: float = _option(1.0, "smallest set of tokens with this probability; 1: all")
-    top_k: int = _option(0, "the k most probable tokens; 0: all")
-    max_tokens: int = _option(512, "longest completion, in tokens")
-    questions_per_batch: int = _option(
-        16, "questions whose trees are sampled at once (memory; results do not depend on it)"
-    )
-    chunk: int = _option(32, "tokens decoded between two looks of the host at what is finished")
+    temperature: float = _option(0.3, "0: always the most probable token", ge=0)
+    top_p: float = _option(1.0, "smallest set of tokens with this probability; 1: all", gt=0, le=1)
+    top_k: Index = _option(0, "the k most probable tokens; 0: all")
+    max_tokens: Count = _option(512, "longest completion, in tokens")
+    questions_per_batch: Count = _option(16, "questions sampled together (memory, not results)")
+    chunk: Count = _option(32, "tokens decoded between two checks for the end", resumable=True)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class CreditConfig:
-    """How graded trees become rows and pairs."""
+    """Training rows and preference pairs from graded trees."""
 
-    threshold: float = _option(0.5, "a completion is correct iff its value is strictly above")
+    threshold: float = _option(0.5, "a completion is correct if its value is above it", ge=0, lt=1)
     sft_rows: Literal["correct", "paired"] = _option(
         "correct", "rows for SFT: every correct completion, or only those that occur in a pair"
     )
-    max_rows_per_question: int | None = _option(None, "cap on a role's SFT rows; null: none")
-    max_pairs_per_question: int | None = _option(None, "cap on a role's pairs; null: none")
-    drop_duplicates: bool = _option(
-        True, "leave equal completions of one prompt out of the rows (never out of the values)"
-    )
+    max_rows_per_question: Count | None = _option(None, "cap on a role's SFT rows; null: none")
+    max_pairs_per_question: Count | None = _option(None, "cap on a role's pairs; null: none")
+    drop_duplicates: bool = _option(True, "leave equal completions of a prompt out of the rows")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685), one a role."""
+    """Low-rank adapters (arXiv 2106.09685), one a role; the paper leaves their options open."""
 
-    rank: int = _option(8, "width of the adapter (left open by the paper)")
-    alpha: float = _option(16.0, "the adapter is scaled by alpha / rank (left open by the paper)")
-    dropout: float = _option(0.05, "on the adapter's input, in training (left open by the paper)")
-    targets: tuple[str, ...] = _option(
-        LINEAR_LAYERS, f"linear layers with an adapter, among {', '.join(LINEAR_LAYERS)}"
+    rank: Count = _option(8, "rank of an adapter's matrices")
+    alpha: float = _option(16.0, "the adapter is scaled by alpha / rank", gt=0)
+    dropout: float = _option(0.05, "dropout on the adapter's input, in training", ge=0, lt=1)
+    targets: Annotated[tuple[LinearLayer, ...], pydantic.AfterValidator(_each_once)] = _option(
+        LINEAR_LAYERS, "linear layers with an adapter"
     )
 
     @property
@@ -143,96 +160,93 @@ class LoraConfig:
         return self.alpha / self.rank
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class TrainingConfig:
-    """What is trained."""
+    """Options that SFT and DPO share."""
 
     method: Literal["lora", "full"] = _option("lora", "train adapters or all weights")
-    remat: bool = _option(True, "compute activations again in the backward pass: less memory")
-    dpo_roles: tuple[str, ...] = _option(
-        ("verifier", "refiner"), "roles that are trained on pairs after SFT"
-    )
-    save_every: int = _option(
-        100, "updates after which a training stage saves its state, to go on there if interrupted"
-    )
+    remat: bool = _option(True, "compute activations twice, to save memory", resumable=True)
+    dpo_roles: tuple[str, ...] = _option(("verifier", "refiner"), "roles that DPO trains after SFT")
+    save_every: Count = _option(100, "updates between checkpoints of a stage", resumable=True)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class SftConfig:
-    """Training on single completions."""
+    """Supervised fine-tuning, on single completions."""
 
-    learning_rate: float = _option(2e-5, "highest learning rate; a cosine takes it to 0")
-    batch_size: int = _option(8, "rows or pairs in an update")
-    micro_batch_size: int | None = _option(
-        None, "rows at once, whose gradients are added up; null: the whole batch"
+    learning_rate: float = _option(2e-5, "highest learning rate; a cosine takes it to 0", gt=0)
+    batch_size: Count = _option(8, "rows or pairs in an update")
+    micro_batch_size: Count | None = _option(
+        None, "rows or pairs in a step of gradient accumulation (memory); null: the whole batch"
     )
-    epochs: int | None = _option(
-        None, "passes over the rows; null: clamp(round(10000 / rows), 1, 10)"
+    epochs: Count | None = _option(
+        None, "passes over rows; null: clamp(round(10000 / rows), 1, 10)"
     )
-    warmup_steps: int = _option(10, "updates until the learning rate is at its highest")
-    weight_decay: float = _option(0.0, "of AdamW; norms and biases are never decayed")
-    max_grad_norm: float = _option(1.0, "gradients are clipped to this global norm")
+    warmup_steps: Index = _option(10, "updates until the learning rate is at its highest")
+    weight_decay: float = _option(0.0, "of AdamW; norms and biases are never decayed", ge=0)
+    max_grad_norm: float = _option(1.0, "gradients are clipped to this global norm", gt=0)
+
+    @pydantic.field_validator("micro_batch_size")
+    @classmethod
+    def _divides(cls, size: int | None, info: pydantic.ValidationInfo) -> int | None:
+        batch_size = info.data.get("batch_size")
+        if size is not None and batch_size is not None and batch_size % size != 0:
+            raise ValueError(f"must be a divisor of batch_size={batch_size}, got {size}")
+        return size
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class DpoConfig(SftConfig):
-    """Training on pairs: the options of sft, and DPO's own (arXiv 2305.18290)."""
+    """Training on preference pairs (arXiv 2305.18290): the options of sft, and DPO's own."""
 
-    beta: float = _option(0.2, "strength of the pull towards the reference")
-    label_smoothing: float = _option(0.0, "assumed probability that a pair is the wrong way round")
-    nll_weight: float = _option(0.0, "weight of the chosen completion's negative log-likelihood")
+    beta: float = _option(0.2, "strength of the pull towards the reference", gt=0)
+    label_smoothing: float = _option(0.0, "assumed probability of a swapped pair", ge=0, lt=0.5)
+    nll_weight: float = _option(0.0, "weight of the chosen completion's NLL in the loss", ge=0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class EvaluationConfig:
-    """How the systems are compared."""
+    """Comparison of systems on the test questions."""
 
-    questions: int | None = _option(None, "test questions to evaluate on; null: all")
-    votes: int = _option(3, "independent passes whose answers are put to the vote (+mv)")
-    seeds: int = _option(1, "repetitions with different random numbers")
-    questions_per_batch: int = _option(16, "questions answered at once (memory)")
+    questions: Count | None = _option(None, "test questions to evaluate on; null: all")
+    votes: Count = _option(3, "independent passes whose answers are put to the vote (+mv)")
+    seeds: Count = _option(1, "repetitions with different random numbers")
+    questions_per_batch: Count = _option(16, "questions answered together (memory)", resumable=True)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class MeshConfig:
-    """Sizes of the mesh of devices; their product is the number of devices. null: chosen."""
+    """Sizes of a mesh of devices; their product is the number of devices. null: chosen."""
 
-    data: int | None = _option(None, "copies of the weights, each with its part of a batch")
-    fsdp: int | None = _option(
-        None, "parts of a batch and of each weight, which is gathered when its layer is computed"
-    )
-    tensor: int | None = _option(
-        None, "parts of the heads, the feed-forward layers and the vocabulary; never gathered"
-    )
+    data: Count | None = _option(None, "copies of the weights, each with its part of a batch")
+    fsdp: Count | None = _option(None, "parts of a batch and of each weight, all-gathered by layer")
+    tensor: Count | None = _option(None, "parts of heads, feed-forward layers and the vocabulary")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class ProcessesConfig:
-    """The processes that make a run together, one a host. It may go on with another number."""
+    """The processes of a run, one a host. A run may be resumed with another number of them."""
 
     cluster: Literal["auto", "none"] = _option(
         "auto",
-        "auto: a SLURM step or a TPU pod gives the next three where they are null; none: a process"
-        " without them is alone",
+        "auto: a SLURM step or TPU pod gives the next three where they are null; none: alone",
     )
     coordinator: str | None = _option(None, "HOST:PORT at which process 0 waits for the others")
-    count: int | None = _option(None, "number of processes; the same in all of them")
-    index: int | None = _option(None, "which one this process is, from 0")
-    start_timeout: float = _option(50.0, "seconds until all processes must be there")
-    barrier_timeout: float = _option(
-        1800.0, "seconds that processes wait for the slowest before they name it and stop"
-    )
+    count: Count | None = _option(None, "number of processes; the same in all of them")
+    index: Index | None = _option(None, "number of this process, from 0")
+    start_timeout: float = _option(50.0, "seconds until all processes must have started", gt=0)
+    barrier_timeout: float = _option(1800.0, "seconds to wait for the slowest process", gt=0)
     heartbeat_timeout: float = _option(
-        100.0, "seconds without a sign of life after which a process counts as dead; 5 or more"
+        100.0, "seconds without a sign of life after which a process counts as dead", ge=5
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Config:
     """One run, completely."""
 
-    seed: int = _option(0, "every random number of the run is derived from it")
-    rounds: int = _option(1, "repetitions of: sample trees, assign credit, train")
+    seed: int = _option(0, "every random number of the run is derived from it", ge=0, le=2**32 - 1)
+    rounds: Count = _option(1, "repetitions of: sample trees, assign credit, train")
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     pipeline: PipelineConfig = PipelineConfig()
@@ -243,9 +257,22 @@ class Config:
     sft: SftConfig = SftConfig()
     dpo: DpoConfig = DpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    sampling_mesh: MeshConfig = MeshConfig()
-    training_mesh: MeshConfig = MeshConfig()
-    processes: ProcessesConfig = ProcessesConfig()
+    sampling_mesh: MeshConfig = _option(
+        MeshConfig(), "devices for sampling; null: chosen", resumable=True
+    )
+    training_mesh: MeshConfig = _option(
+        MeshConfig(), "devices for training; null: chosen", resumable=True
+    )
+    processes: ProcessesConfig = _option(ProcessesConfig(), "processes of the run", resumable=True)
+
+    @pydantic.field_validator("training")
+    @classmethod
+    def _trained(cls, training: TrainingConfig, info: pydantic.ValidationInfo) -> TrainingConfig:
+        names = [role.name for role in info.data.get("pipeline", PipelineConfig()).roles]
+        if not set(training.dpo_roles) <= set(names):
+            got = ", ".join(training.dpo_roles)
+            raise ValueError(f"dpo_roles must be some of {', '.join(names)}, got {got}")
+        return training
 
     @property
     def test_limit(self) -> int | None:
@@ -254,200 +281,140 @@ class Config:
         return min((limit for limit in limits if limit is not None), default=None)
 
 
+_CONFIG = pydantic.TypeAdapter(Config)
+
+
 def load_config(file: Path | UPath | str | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration in a YAML file (None: the defaults), changed by `field=value` overrides.
 
     An override's field is a full name ("sampling.top_p", "pipeline.roles.0.branching"), its value
     is YAML. Later ones win.
 
-    Raises UserError for a file that cannot be read, a field that does not exist, a value of
-    another type and a value out of its range.
+    Raises UserError, with one line a problem, for a file that cannot be read, an unknown option,
+    a value of another type and a value outside its bounds.
     """
     values = plain(Config())
-    config = Config()
     if file is not None:
-        values = _merged(values, _read(UPath(file)))
-        config = _constructed(values, str(file))
+        content = read_yaml(UPath(file)) or {}
+        if not isinstance(content, dict):
+            raise UserError(f"{file} must hold sections (model:, task:, ...)")
+        values = _merged(values, content)
     for override in overrides:
-        values = _overridden(values, override)
-        config = _constructed(values, f"option {override!r}")
-    problems = list(_problems(config))
-    if problems:
-        raise UserError("options out of their range:\n  " + "\n  ".join(problems))
-    return config
+        field, equals, text = override.partition("=")
+        if not equals or not re.fullmatch(r"\w+([.]\w+){0,9}", field):
+            raise UserError(f"option {override!r:.100}: write section.field=value")
+        value = parse_yaml(text, f"option {override!r:.100}")
+        for key in reversed(field.split(".")):
+            value = {key: value}
+        values = _merged(values, value)
+    try:
+        # As JSON, where lists may become tuples and sections dataclasses, and nothing else is cast.
+        return _CONFIG.validate_json(json.dumps(values))
+    except pydantic.ValidationError as error:
+        problems = [_explained(problem, file, overrides) for problem in error.errors()]
+    raise UserError("\n  ".join(problems if len(problems) == 1 else ["invalid options", *problems]))
 
 
 def to_yaml(config: Config) -> str:
     """All options as YAML that `load_config` reads back to the same configuration."""
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    return dump_yaml(plain(config))
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """All options as JSON has them: sections are dicts, tuples are lists."""
+    return _CONFIG.dump_python(config, mode="json")
+
+
+def leaves(config: Config) -> dict[str, Any]:
+    """The value of every option by its full name."""
+
+    def below(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = dict(enumerate(value))
+        if not isinstance(value, dict):
+            yield name, value
+        else:
+            for key, item in value.items():
+                yield from below(f"{name}.{key}".lstrip("."), item)
+
+    return dict(below("", plain(config)))
 
 
 def diff(old: Config, new: Config) -> list[str]:
-    """The fields in which two configurations differ, with both values, one line each.
+    """The options in which two configurations differ, with both values, one line each.
 
-    Those of PLACE_SECTIONS are left out.
+    Options that change no result (`resumable`) are left out.
     """
-    before, after = dict(leaves(plain(old))), dict(leaves(plain(new)))
+    free = tuple(f"{name}." for name, schema in options().items() if schema.get("resumable"))
+    before, after = leaves(old), leaves(new)
     absent = "(absent)"
     return [
         f"{name}: {before.get(name, absent)} -> {after.get(name, absent)}"
         for name in dict.fromkeys([*before, *after])
-        if before.get(name, absent) != after.get(name, absent)
-        and name.partition(".")[0] not in PLACE_SECTIONS
+        if before.get(name, absent) != after.get(name, absent) and not f"{name}.".startswith(free)
     ]
 
 
-def describe_options() -> str:
-    """All fields with type, default and meaning, for the end of a command's `--help`."""
-    lines = ["options (field=value, or a YAML file):"]
-    hints = typing.get_type_hints(Config)
-    for field in dataclasses.fields(Config):
-        section = hints[field.name]
-        if not dataclasses.is_dataclass(section):
-            lines += _described(field, section, "")
-            continue
-        lines += ["", f"{field.name}: {str(section.__doc__).splitlines()[0]}"]
-        inner = typing.get_type_hints(section)
-        for option in dataclasses.fields(section):
-            lines += _described(option, inner[option.name], f"{field.name}.")
-    return "\n".join(lines)
+@functools.cache
+def options() -> dict[str, Mapping[str, Any]]:
+    """The JSON schemas of all sections, options and items by full name; "" is all, "0" any item."""
+    whole = _CONFIG.json_schema()
+    found: dict[str, Mapping[str, Any]] = {}
+
+    def add(name: str, schema: Mapping[str, Any]) -> None:
+        section = schema.get("$ref", "").removeprefix("#/$defs/")
+        found[name] = schema = {**whole["$defs"].get(section, {}), **schema}
+        items = {"0": schema["items"]} if "items" in schema else {}
+        for key, inner in schema.get("properties", items).items():
+            add(f"{name}.{key}".lstrip("."), inner)
+
+    add("", whole)
+    return found
 
 
-def _described(field: dataclasses.Field[Any], hint: Any, prefix: str) -> list[str]:
-    default = field.default if field.default is not dataclasses.MISSING else {}
-    shown = yaml.safe_dump(plain(default), default_flow_style=True, width=1000)
-    shown = shown.removesuffix("...\n").strip()
-    return [
-        f"  {prefix}{field.name}={shown}",
-        f"      {field.metadata['help']} ({describe_type(hint)})",
+def allowed(schema: Mapping[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "anyOf" in schema:
+        return " or ".join(allowed(choice) for choice in reversed(schema["anyOf"]))
+    if "items" in schema:
+        return f"a list, each {allowed(schema['items'])}"
+    words = [" | ".join(schema.get("enum", [_TYPES[schema.get("type", "object")]]))]
+    words += [
+        text.format(schema[key])
+        for key, text in _BOUNDS.items()
+        if schema.get(key, _LARGEST) != _LARGEST
     ]
+    return ", ".join(words)
 
 
-def _read(file: UPath) -> Any:
-    try:
-        # Unresolved: an interpolation could bring the environment into the files of a run.
-        text = io.StringIO(file.read_text("utf-8"))
-        values = OmegaConf.to_container(OmegaConf.load(text), resolve=False)
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"the configuration {file} is not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{file}, line {mark.line + 1}" if mark else str(file)
-        problem = getattr(error, "problem", None) or error
-        raise UserError(f"{place}: this is not YAML: {problem}") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{file}: {str(error).splitlines()[0]}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file} must hold sections (model:, task:, ...), not a list")
-    return values
-
-
-def _overridden(values: Any, override: str) -> Any:
-    field, equals, text = override.partition("=")
-    if not equals or not re.fullmatch(r"\w+([.]\w+)*", field):
-        raise UserError(f"option {override!r}: write section.field=value")
-    try:
-        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or error
-        raise UserError(f"option {override!r}: the value is not YAML: {problem}") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"option {override!r}: {str(error).splitlines()[0]}") from None
-    try:
-        return _replaced(values, field.split("."), parsed["value"])
-    except IndexError as error:
-        raise UserError(f"option {override!r}: {error}") from None
-
-
-def _replaced(values: Any, keys: Sequence[str], new: Any) -> Any:
-    """The values with `new` merged in below a path of keys and of list indices."""
-    if not keys:
-        return _merged(values, new)
-    key, rest = keys[0], keys[1:]
-    if isinstance(values, list):
-        if not key.isdecimal() or int(key) >= len(values):
-            raise IndexError(f"the list has the items 0 to {len(values) - 1}, and no {key}")
-        index = int(key)
-        return [*values[:index], _replaced(values[index], rest, new), *values[index + 1 :]]
-    section = values if isinstance(values, dict) else {}
-    return {**section, key: _replaced(section.get(key), rest, new)}
+def _explained(problem: Mapping[str, Any], file: object, overrides: Sequence[str]) -> str:
+    """One line about an error of pydantic's: the option, what is wrong, and its source."""
+    name, kind = ".".join(map(str, problem["loc"])), problem["type"]
+    general = re.sub(r"[.]\d+\b", ".0", name)
+    if kind == "unexpected_keyword_argument":
+        section, _, key = general.rpartition(".")
+        known = options()[section]["properties"]
+        close = difflib.get_close_matches(key, known)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(known)}"
+        message = f"no such option; {hint}"
+    elif kind in ("value_error", "json_invalid") or problem.get("ctx", {}).get("le") == _LARGEST:
+        message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    else:
+        value = "nothing" if kind == "missing" else repr(problem["input"])
+        message = f"must be {allowed(options()[general])}, got {value:.100}"
+    source = file
+    for override in overrides:
+        field = override.partition("=")[0]
+        if f"{name}.".startswith(f"{field}.") or field.startswith(f"{name}."):
+            source = f"option {override!r:.100}"
+    return f"{name}: {message}" + (f" (in {source})" if source is not None else "")
 
 
 def _merged(old: Any, new: Any) -> Any:
-    """`new` over `old`, section by section; lists are replaced as a whole."""
+    """`new` over `old`, section by section, and by item where the keys of `new` are indices."""
+    if isinstance(old, list) and isinstance(new, dict):
+        items = {str(index): item for index, item in enumerate(old)}
+        return list(_merged(items, new).values()) if new.keys() <= items.keys() else new
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
-
-
-def _constructed(values: Any, source: str) -> Config:
-    for name, value in leaves(values):
-        if "${" in str(value):
-            raise UserError(f"{source}: {name} is {value!r}; interpolations are not supported")
-    try:
-        return construct(Config, values)
-    except ValueProblem as problem:
-        raise UserError(f"{source}: {problem}") from None
-
-
-def _problems(config: Config) -> Iterator[str]:
-    """What is out of range or does not fit together, one line a field."""
-    fields = dict(leaves(plain(config)))
-
-    def check(good: bool, name: str, wanted: str) -> Iterator[str]:
-        if not good:
-            yield f"{name} is {fields.get(name, '')!r}, but must be {wanted}"
-
-    positive = {
-        *("rounds", "model.max_positions", "task.train_questions", "task.test_questions"),
-        *("sampling.max_tokens", "sampling.questions_per_batch", "sampling.chunk"),
-        *("credit.max_rows_per_question", "credit.max_pairs_per_question"),
-        *("lora.rank", "lora.alpha", "dpo.beta"),
-        *("evaluation.questions", "evaluation.votes", "evaluation.seeds"),
-        "evaluation.questions_per_batch",
-        *(f"{stage}_mesh.{axis}" for stage in ("sampling", "training") for axis in MESH_AXES),
-        *("processes.count", "processes.start_timeout", "processes.barrier_timeout"),
-        "processes.heartbeat_timeout",
-        "training.save_every",
-    }
-    training = ("learning_rate", "batch_size", "micro_batch_size", "epochs", "max_grad_norm")
-    positive |= {f"{stage}.{name}" for stage in ("sft", "dpo") for name in training}
-    roles = config.pipeline.roles
-    positive |= {f"pipeline.roles.{index}.branching" for index in range(len(roles))}
-    for name in fields:
-        value = fields[name]
-        if name in positive and value is not None:
-            yield from check(value > 0, name, "above 0")
-
-    not_negative = ["sampling.temperature", "sampling.top_k", "dpo.nll_weight"]
-    not_negative += [
-        f"{stage}.{n}" for stage in ("sft", "dpo") for n in ("warmup_steps", "weight_decay")
-    ]
-    not_negative.append("processes.index")
-    for name in not_negative:
-        yield from check((fields[name] or 0) >= 0, name, "0 or above")
-    yield from check(0 <= config.seed < 2**32, "seed", "from 0 to 2**32 - 1")
-    yield from check(0 < config.sampling.top_p <= 1, "sampling.top_p", "above 0 and at most 1")
-    yield from check(0 <= config.credit.threshold < 1, "credit.threshold", "at least 0 and below 1")
-    yield from check(0 <= config.lora.dropout < 1, "lora.dropout", "at least 0 and below 1")
-    smoothing = config.dpo.label_smoothing
-    yield from check(0 <= smoothing < 0.5, "dpo.label_smoothing", "at least 0 and below 0.5")
-    for stage, training_config in (("sft", config.sft), ("dpo", config.dpo)):
-        micro, batch = training_config.micro_batch_size, training_config.batch_size
-        divides = micro is None or micro < 1 or batch % micro == 0
-        yield from check(divides, f"{stage}.micro_batch_size", f"a divisor of batch_size={batch}")
-
-    targets = config.lora.targets
-    known = set(targets) <= set(LINEAR_LAYERS) and len(set(targets)) == len(targets) > 0
-    yield from check(known, "lora.targets", f"some of {', '.join(LINEAR_LAYERS)}, each once")
-    names = [role.name for role in roles]
-    if not names:
-        yield "pipeline.roles is empty: name at least one role"
-    for index, name in enumerate(names):
-        safe = re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None and name not in names[:index]
-        wanted = "of letters, digits, _ and - (it names a directory), and not used twice"
-        yield from check(safe, f"pipeline.roles.{index}.name", wanted)
-    trained = set(config.training.dpo_roles) <= set(names)
-    yield from check(trained, "training.dpo_roles", f"some of the roles: {', '.join(names)}")

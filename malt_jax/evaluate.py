@@ -12,8 +12,8 @@ from rich.console import Console
 from upath import UPath
 
 from malt_jax import evaluation
-from malt_jax.command import command
-from malt_jax.config import Config, describe_options, load_config, plain
+from malt_jax.command import add_options, command
+from malt_jax.config import Config, load_config, plain
 from malt_jax.distributed.processes import is_coordinator, joined
 from malt_jax.errors import UserError
 from malt_jax.evaluation.results import RESULTS_FILE, write_results
@@ -34,11 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m malt_jax.evaluate",
         description="Compares systems (single roles, pipelines, votes, the debate, pipelines with"
         " an untrained or a missing role) on the same questions, and writes results.json, tables"
-        " in Markdown and LaTeX, and plots. Completions that are there already, those of the"
-        " training run too, are not sampled again: an interrupted evaluation goes on where it was,"
-        " and another one with more questions, seeds or systems adds what is missing.",
-        epilog=describe_options(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        " in Markdown and LaTeX, and plots. Completions that were sampled already, by"
+        " the training run too, are read, not sampled again: an interrupted evaluation continues,"
+        " and one with more questions, seeds or systems adds what is missing.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -63,12 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--limit", type=_positive, help="questions to ask (default: as the options say)"
     )
     parser.add_argument("--seeds", type=_positive, help="repetitions (default: as the options say)")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="section.field=value",
-        help="changed options, such as task.name=gsm_symbolic to see how what was learned carries"
-        " over; see below",
+    add_options(
+        parser,
+        "python -m malt_jax.evaluate --run-dir runs/first --out runs/other task.name=gsm_symbolic",
     )
     options = parser.parse_intermixed_args(arguments)
     if options.out is None and (options.config or options.overrides):
@@ -154,7 +149,7 @@ def _training(run: UPath, trained: Config, evaluated: Config) -> dict[str, Any]:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {text!r}")
     return int(text)
 
 

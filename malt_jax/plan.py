@@ -1,4 +1,4 @@
-"""python -m malt_jax.plan: what a run would need of a TPU, or of the devices at hand."""
+"""python -m malt_jax.plan: estimates what a run needs of a TPU or of this machine."""
 
 from __future__ import annotations
 
@@ -9,34 +9,27 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-from rich.console import Console
-
-from malt_jax.command import command
-from malt_jax.config import describe_options, load_config
-from malt_jax.planning.estimate import compiled, for_the_compiler_alone, remembering
-from malt_jax.planning.fit import fastest_that_fits
-from malt_jax.planning.plan import Subject, place_of, plan
-from malt_jax.planning.table import print_plan
-from malt_jax.planning.topologies import parse_topology
-from malt_jax.planning.workload import Assumptions
+from malt_jax.command import add_options, command
+from malt_jax.config import QUICKSTART, load_config
 from malt_jax.progress import Progress
-from malt_jax.train import QUICKSTART
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m malt_jax.plan",
-        description="Compiles every program of a run for a TPU topology, without having one, or for"
-        " the devices at hand, and says what each needs and what the run amounts to.",
-        epilog=describe_options(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Compiles every program of a run for a TPU topology, which may be absent, or"
+        " for the devices of this machine, and prints memory and time of each and of the run.",
     )
     parser.add_argument("--config", type=Path, default=QUICKSTART, help="YAML file with options")
     parser.add_argument(
-        "--topology", help="such as v5e:4x4, in chips; default: the devices at hand"
+        "--topology", help="such as v5e:4x4, in chips (default: the devices of this machine)"
     )
-    parser.add_argument("--slices", type=int, default=1, help="equal slices of that topology")
+    parser.add_argument(
+        "--slices",
+        type=int,
+        default=1,
+        help="number of equal slices of that topology (%(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument(
         "--fit", action="store_true", help="search batch sizes and meshes for the fastest that fit"
@@ -47,27 +40,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="PART",
         help="only programs with this in their name, such as refiner/decode; may be repeated",
     )
-    parser.add_argument("--price-per-chip-hour", type=float, metavar="DOLLARS")
+    parser.add_argument(
+        "--price-per-chip-hour", type=float, metavar="DOLLARS", help="adds the cost"
+    )
     parser.add_argument(
         "--question-tokens",
         type=int,
-        help="tokens of the longest question; default: counted, or 256 where they are not at hand",
+        help="tokens of the longest question (default: counted, or 256 if there are none)",
     )
     parser.add_argument(
         "--completion-tokens",
         type=int,
-        help="tokens of every completion; default: sampling.max_tokens, which gives an upper bound"
-        " of memory and time",
+        help="tokens of every completion (default: sampling.max_tokens, an upper bound of memory"
+        " and time)",
     )
     parser.add_argument(
         "--right",
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="completions that are right: decides the number of rows and pairs (%(default)s)",
+        help="share of correct completions: decides the number of rows and pairs (%(default)s)",
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="see below")
+    add_options(parser, "python -m malt_jax.plan --topology v5e:4x4 model.name=llama-3.1-8b")
     options = parser.parse_intermixed_args(arguments)
+
+    # After the arguments are read, because these import JAX: --help need not wait for that.
+    import jax
+    from rich.console import Console
+
+    from malt_jax.planning.estimate import compiled, for_the_compiler_alone, remembering
+    from malt_jax.planning.fit import fastest_that_fits
+    from malt_jax.planning.plan import Subject, place_of, plan
+    from malt_jax.planning.table import print_plan
+    from malt_jax.planning.topologies import parse_topology
+    from malt_jax.planning.workload import Assumptions
+
     config = load_config(options.config, options.overrides)
 
     topology = None

@@ -12,8 +12,8 @@ from jaxtyping import Array, Key
 
 from malt_jax import tasks
 from malt_jax.checkpoints.checkpoint import StoredCheckpoint
-from malt_jax.command import command
-from malt_jax.config import Config, describe_options, load_config
+from malt_jax.command import add_options, command
+from malt_jax.config import QUICKSTART, Config, load_config
 from malt_jax.evaluation.sampling import evaluation_key
 from malt_jax.files import location, reached
 from malt_jax.malt.experiment import Experiment, prepare
@@ -25,7 +25,12 @@ from malt_jax.model.llama import Params
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
 from malt_jax.sampling.completions import Completions
 from malt_jax.tasks.base import Question
-from malt_jax.train import QUICKSTART
+
+_USED = (
+    *("model", "task.name", "task.options", "pipeline.roles", "sampling.temperature"),
+    *("sampling.top_p", "sampling.top_k", "sampling.max_tokens"),
+)
+"""The options that matter when one question is answered; `--help` lists them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,31 +38,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m malt_jax.solve",
         description="Answers a question with every role in turn and prints what each writes while"
         " it is written, then the answer.",
-        epilog=describe_options(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "source",
         metavar="RUN_OR_MODEL",
         help="a run directory (its trained roles answer), or a model as in model.name below",
     )
-    parser.add_argument("question", nargs="?")
+    parser.add_argument("question", nargs="?", help="what to answer")
     parser.add_argument(
         "--show-prompts",
         action="store_true",
-        help="print the prompt of every role as the model reads it, and answer nothing; what the"
-        " roles fill in stands as {name}, and so does the question when none is given",
+        help="print the prompt of every role as the model reads it, and answer nothing; the"
+        " completions of other roles are shown as {name}, and so is a question that is left out",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another answer")
     parser.add_argument(
-        "--untrained", action="store_true", help="leave out what the roles of a run have learned"
+        "--untrained", action="store_true", help="answer with the untrained model of a run"
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="section.field=value",
-        help="changes to the run's options, such as sampling.temperature=0",
-    )
+    add_options(parser, 'python -m malt_jax.solve runs/first "What is 12 * 7?"', _USED)
     options = parser.parse_intermixed_args(arguments)
     if re.match(r"[a-z]+([.]\w+)+=", options.question or ""):
         options.overrides.insert(0, options.question)

@@ -6,19 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from malt_jax.command import command
-from malt_jax.config import describe_options, load_config
-from malt_jax.distributed.processes import is_coordinator, joined
-from malt_jax.evaluation.results import RESULTS_FILE
+from malt_jax.command import add_options, command
+from malt_jax.config import QUICKSTART, load_config
 from malt_jax.files import location
-from malt_jax.report.formats import print_table
-from malt_jax.run import run
-from malt_jax.runs.agreement import start_facts
-from malt_jax.runs.directory import open_run
-
-QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,9 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m malt_jax.train",
         description="Samples trees of answers, turns them into training data for each role, trains"
         " the roles and compares them with the untrained model. A run that is started again on its"
-        " directory goes on after the last finished stage.",
-        epilog=describe_options(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        " directory continues after the last finished stage.",
     )
     parser.add_argument(
         "--config",
@@ -42,8 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="runs/default",
         help="a directory, or gs://BUCKET/PATH (default: %(default)s)",
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="see below")
-    options = parser.parse_args(arguments)
+    add_options(
+        parser, "python -m malt_jax.train --run-dir runs/first seed=1 task.train_questions=100"
+    )
+    options = parser.parse_intermixed_args(arguments)
+
+    # After the arguments are read, because these import JAX: --help need not wait for that.
+    from rich.console import Console
+
+    from malt_jax.distributed.processes import is_coordinator, joined
+    from malt_jax.evaluation.results import RESULTS_FILE
+    from malt_jax.report.formats import print_table
+    from malt_jax.run import run
+    from malt_jax.runs.agreement import start_facts
+    from malt_jax.runs.directory import open_run
 
     config = load_config(options.config, options.overrides)
     with joined(config.processes, start_facts(config, options.run_dir)):

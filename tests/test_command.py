@@ -1,8 +1,10 @@
 """What commands have in common."""
 
 import glob
+import importlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import jaxlib
 import pytest
 
 import malt_jax.command
+from malt_jax.config import options
 
 
 def test_commands_without_a_model_do_not_import_jax() -> None:
@@ -74,3 +77,32 @@ def test_libtpu_without_a_tpu_is_silent() -> None:
     )
     assert done.returncode == 0
     assert "tpu" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate", "solve", "plan"])
+def test_help_shows_the_options_of_a_newcomer(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(f"malt_jax.{module}").main
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    brief = capsys.readouterr().out
+    assert f"example:\n  python -m malt_jax.{module} " in brief and "\n  model.name=tiny\n" in brief
+    assert "credit.threshold" not in brief and brief.count("\n") < 100
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help-all"])
+    assert "\nsft: Supervised fine-tuning" in (text := capsys.readouterr().out)
+    for name, schema in options().items():
+        if "properties" not in schema and "description" in schema:
+            assert re.search(rf"^  {re.escape(name)}=.*\n      \S.+", text, re.M), name
+    assert "  sft.learning_rate=2e-05\n" in text and "bfloat16 (auto | float32 |" in text
+
+
+def test_help_of_ten_options() -> None:
+    assert len(malt_jax.command.COMMON) == 10 and set(malt_jax.command.COMMON) <= set(options())
+
+
+@pytest.mark.parametrize("module", ["train", "plan"])
+def test_help_does_not_wait_for_jax(module: str) -> None:
+    program = f"import sys, malt_jax.{module}\nsys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

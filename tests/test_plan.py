@@ -11,6 +11,7 @@ import pytest
 
 from malt_jax import plan
 from malt_jax.errors import UserError
+from malt_jax.planning import estimate
 from malt_jax.planning import plan as planning
 from malt_jax.planning.estimate import Compiled
 
@@ -33,7 +34,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Compiled | int]:
     def fake(program):
         return needed.get(program.name, Compiled(1000, 200, 30, 5e6))
 
-    monkeypatch.setattr(plan, "compiled", fake)
+    monkeypatch.setattr(estimate, "compiled", fake)
     monkeypatch.setattr(planning, "usable_hbm", lambda device: 10**9)
     monkeypatch.setattr(planning, "CHIPS", {"cpu": planning.CHIPS["TPU v4"]})
     return needed

@@ -50,22 +50,15 @@ def load_roles(configs: Sequence[RoleConfig], prompts: Path) -> tuple[Role, ...]
     prompts: the task's prompt directory, with a file ROLE.yaml for each of its roles; a role takes
         its prompt from there unless its configuration names another file.
 
-    Raises UserError when a role is badly named or a prompt file is missing or malformed.
+    Raises UserError when a role is named "question" or a prompt file is missing or malformed.
     """
     loaded: list[Role] = []
     for config in configs:
         names = [role.name for role in loaded]
-        if not SLOT.fullmatch(f"{{{config.name}}}") or config.name == QUESTION:
-            raise UserError(
-                f"pipeline.roles: {config.name!r} cannot name a role; use lower-case letters,"
-                f" digits and underscores, and not {QUESTION!r}"
-            )
-        if config.name in names:
-            raise UserError(f"pipeline.roles: two roles are named {config.name!r}")
+        if config.name == QUESTION:
+            raise UserError(f"pipeline.roles: {QUESTION!r} cannot name a role")
         path = Path(config.prompt) if config.prompt else prompts / f"{config.name}.yaml"
         loaded.append(load_role(path, config.name, config.branching, ancestors=names))
-    if not loaded:
-        raise UserError("pipeline.roles: a pipeline needs at least one role")
     return tuple(loaded)
 
 

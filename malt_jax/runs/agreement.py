@@ -9,12 +9,11 @@ from pathlib import Path
 from upath import UPath
 
 import malt_jax
-from malt_jax.config import Config
+from malt_jax.config import Config, leaves
 from malt_jax.distributed.processes import process_count, require_equal
 from malt_jax.errors import UserError
 from malt_jax.runs.directory import versions
 from malt_jax.tasks.base import Question
-from malt_jax.typed_values import leaves, plain
 
 
 def start_facts(config: Config, run_dir: UPath | str) -> dict[str, str]:
@@ -22,7 +21,7 @@ def start_facts(config: Config, run_dir: UPath | str) -> dict[str, str]:
     run directory."""
     options = {
         name: str(value)
-        for name, value in leaves(plain(config))
+        for name, value in leaves(config).items()
         if not name.startswith("processes.")
     }
     return {**versions(), "malt_jax's files": _source(), "--run-dir": str(run_dir), **options}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from malt_jax.config import Config, load_config
+from malt_jax.config import QUICKSTART, Config, load_config
 from malt_jax.errors import UserError
 from malt_jax.evaluation import evaluate
 from malt_jax.evaluation.sampling import Policies, Team, resolved, sample
@@ -17,7 +17,6 @@ from malt_jax.malt.experiment import Experiment, prepare, select_questions
 from malt_jax.runs.directory import RunDirectory
 from malt_jax.sampling.completions import Completions
 from malt_jax.tasks.base import Question
-from malt_jax.train import QUICKSTART
 
 ROLES = ("generator", "verifier", "refiner")
 

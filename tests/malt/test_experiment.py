@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from malt_jax.config import load_config
+from malt_jax.config import QUICKSTART, load_config
 from malt_jax.malt.experiment import prepare, select_questions
 from malt_jax.malt.tree import expand
-from malt_jax.train import QUICKSTART
 from malt_jax.training.batches import Batches, Example
 from malt_jax.training.step import completion_logps
 

@@ -7,13 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from malt_jax.config import load_config
+from malt_jax.config import QUICKSTART, load_config
 from malt_jax.errors import UserError
 from malt_jax.malt.experiment import Experiment, prepare, select_questions
 from malt_jax.malt.tree import Tree, expand, from_parquet, grade, to_parquet
 from malt_jax.sampling.decode import node_keys
 from malt_jax.tasks.base import Question
-from malt_jax.train import QUICKSTART
 from tests.sampling.naive import decode_naively
 
 BRANCHING = (2, 2, 3)

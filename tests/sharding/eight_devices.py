@@ -135,11 +135,10 @@ def variables() -> dict[str, np.ndarray]:
     """Weights as a run gives them to its sampler, whose mesh is not the one that it learns on."""
     import jax
 
-    from malt_jax.config import load_config
+    from malt_jax.config import QUICKSTART, load_config
     from malt_jax.malt.experiment import prepare
     from malt_jax.model.lora import merge_adapter
     from malt_jax.sharding.rules import to_host
-    from malt_jax.train import QUICKSTART
 
     meshes = [f"sampling_mesh.{size}" for size in ("data=4", "tensor=2")]
     experiment = prepare(load_config(QUICKSTART, [*meshes, "training_mesh.fsdp=8"]))

@@ -101,7 +101,7 @@ def test_widths_and_slices_are_refused_likewise() -> None:
 
 @pytest.mark.parametrize("value", [0, -2])
 def test_sizes_are_positive(value: int) -> None:
-    with pytest.raises(UserError, match=r"sampling_mesh.data is .*, but must be above 0"):
+    with pytest.raises(UserError, match=r"sampling_mesh.data: must be .* 1 or more"):
         load_config(None, [f"sampling_mesh.data={value}"])
 
 
