@@ -6,6 +6,7 @@ mkdocs.yml names this file twice. MkDocs calls its functions by their names, and
 
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,14 @@ class Arguments(griffe.Extension):
         known = {p.name.strip("*") for m in members if m.is_function for p in m.parameters}
         known |= set(obj.members)
 
+        # A section of its own, as Google's style has them, is the same list.
+        section = re.compile(r"^(?:Args|Attributes):\n((?:  +.*(?:\n|$))+)", re.MULTILINE)
+        text = section.sub(lambda found: textwrap.dedent(found[1]), obj.docstring.value)
         line = re.compile(r"^(\w+(?:, \w+)*): +", re.MULTILINE)
-        several = len(line.findall(obj.docstring.value)) > 1
+        several = len(line.findall(text)) > 1
 
         def item(found: re.Match[str]) -> str:
             is_item = several or known.issuperset(found[1].split(", "))
             return f"- `{found[1]}`: " if is_item else found[0]
 
-        obj.docstring.value = line.sub(item, obj.docstring.value)
+        obj.docstring.value = line.sub(item, text)
