@@ -15,7 +15,7 @@ RUN_DIR := runs/quickstart
 # Google's compiler for TPUs, with which the tests compile for TPUs that are not there.
 LIBTPU := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tpu)
 TESTED := test,dev,docs,smollm2$(LIBTPU)
-SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 words := $(subst $(comma), ,$(EXTRAS))
 extras := $(subst $(eval) ,$(comma),$(strip $(filter-out smollm2,$(words))))

@@ -1,9 +1,10 @@
-"""The documentation's site: README.md as the front page, API pages, links that stay inside.
+"""The documentation's site: README.md as the front page, options, API, links that stay inside.
 
 mkdocs.yml names this file twice. MkDocs calls its functions by their names, and mkdocstrings takes
 `Arguments`.
 """
 
+import json
 import re
 import shutil
 import textwrap
@@ -14,6 +15,8 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from malt_jax.config import allowed, options
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "build" / "docs"
@@ -34,9 +37,10 @@ def on_startup(command: str, dirty: bool) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the front page, and one page for the modules of each folder of the package."""
+    """Adds the front page, the options, and an API page for each folder of the package."""
     front = "---\nhide: [navigation]\n---\n" + (ROOT / "README.md").read_text()
     files.append(File.generated(config, "index.md", content=front))
+    files.append(File.generated(config, "options.md", content=_options()))
     pages: dict[str, list[str]] = {}
     for path in sorted((ROOT / "malt_jax").rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -47,6 +51,27 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         content = "\n\n".join([f"# {title}", *(f"::: {module}" for module in modules)])
         files.append(File.generated(config, f"api/{folder}.md", content=content))
     return files
+
+
+def _options() -> str:
+    """All options, as tables by section."""
+    lines = [
+        "# Options",
+        "",
+        "Commands take options as `section.field=value` or from a YAML file (`--config`).",
+        "The first ones belong to no section.",
+    ]
+    heading = ["", "| option | default | values | meaning |", "|---|---|---|---|"]
+    for name, schema in options().items():
+        if "properties" in schema:
+            title = ["", f"## {name}", "", schema["description"]] if name else []
+            lines += [*title, *heading]
+        elif "description" in schema:
+            default = json.dumps(schema["default"]) if "default" in schema else ""
+            cells = (f"`{name}`", f"`{default}`" if default else "", allowed(schema))
+            cells = (*cells, schema["description"])
+            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+    return "\n".join(lines)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
