@@ -6,23 +6,37 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
+import pydantic
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from upath import UPath
 
 from malt_jax.config import RoleConfig
 from malt_jax.errors import UserError
+from malt_jax.strict_yaml import read_yaml
 
 SLOT = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 QUESTION = "question"
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Turn:
-    """A worked example: what the role was asked and what it should have written."""
+    """A worked example: a user turn and the reply to it."""
 
     user: str
     assistant: str
+
+
+@pydantic_dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
+class PromptFile:
+    """The fields of a prompt file."""
+
+    user: str
+    system: str = ""
+    examples: tuple[Turn, ...] = ()
+
+
+_FILE = pydantic.TypeAdapter(PromptFile)
 
 
 @dataclass(frozen=True)
@@ -70,63 +84,25 @@ def load_role(path: Path, name: str, branching: int, ancestors: Sequence[str]) -
     Raises UserError, naming the file and the field.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+        content = read_yaml(UPath(path))
+    except UserError as error:
         raise UserError(
-            f"{path}: the prompt file of the role {name!r} cannot be read ({error.strerror});"
-            " name another one with the role's `prompt` under pipeline.roles"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error}") from error
+            f"the prompt of the role {name!r}: {error}; `prompt` under pipeline.roles names"
+            " another file"
+        ) from None
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from error
-    fields = _fields(path, "", content, required=("user",), optional=("system", "examples"))
-    examples = fields.pop("examples", [])
-    if not isinstance(examples, list):
-        raise UserError(f"{path}: `examples` must be a list of user and assistant turns")
-    turns = [
-        Turn(**_texts(path, where, _fields(path, where, turn, required=("user", "assistant"))))
-        for where, turn in ((f"examples[{i}].", turn) for i, turn in enumerate(examples))
-    ]
-    texts = _texts(path, "", fields)
-    role = Role(name, branching, texts.get("system", ""), texts["user"], tuple(turns))
+        file = _FILE.validate_python(content)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"])) or "the file"
+        raise UserError(
+            f"{path}: {field}: {problem['msg']}, got {problem['input']!r:.100}; a prompt has the"
+            " texts `user` and `system`, and `examples`, a list with the texts `user` and"
+            " `assistant` each"
+        ) from None
+    role = Role(name, branching, file.system, file.user, file.examples)
     _check_slots(path, role, ancestors)
     return role
-
-
-def _fields(
-    path: Path,
-    where: str,
-    content: Any,
-    *,
-    required: Sequence[str],
-    optional: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The fields of a mapping with all of `required`, some of `optional` and no others."""
-    known = (*required, *optional)
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: {where.rstrip('.') or 'the file'} must be a mapping with the fields"
-            f" {', '.join(known)}"
-        )
-    for name in content:
-        if name not in known:
-            raise UserError(
-                f"{path}: unknown field `{where}{name}`; the known ones are {', '.join(known)}"
-            )
-    for name in required:
-        if name not in content:
-            raise UserError(f"{path}: the field `{where}{name}` is missing")
-    return content
-
-
-def _texts(path: Path, where: str, fields: dict[str, Any]) -> dict[str, str]:
-    for name, value in fields.items():
-        if not isinstance(value, str):
-            raise UserError(f"{path}: `{where}{name}` must be text, got {value!r}; quote it")
-    return fields
 
 
 def _check_slots(path: Path, role: Role, ancestors: Sequence[str]) -> None:

@@ -190,21 +190,24 @@ def test_a_role_s_own_prompt_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("user: [", "not valid YAML"),
-        ("just text", "must be a mapping with the fields user, system, examples"),
-        ("system: Hello", "the field `user` is missing"),
-        ('user: "{question}{generator}"\nprefix: x', "unknown field `prefix`"),
-        ("user: 3", "`user` must be text, got 3"),
-        ('user: "{question}{generator}"\nsystem: 3', "`system` must be text"),
-        ('user: "{question}{generator}"\nexamples: x', "must be a list"),
-        ('user: "{question}{generator}"\nexamples: [x]', r"examples\[0\] must be a mapping"),
+        ("user: [", "this is not YAML"),
+        ("just text", "the file: Input should be a dictionary"),
+        ("system: Hello", "user: "),
+        ('user: "{question}{generator}"\nprefix: x', "prefix: Unexpected keyword"),
+        ("user: 3", "user: Input should be a valid string, got 3"),
+        ('user: "{question}{generator}"\nsystem: 3', "system: Input should be a valid string"),
+        ('user: "{question}{generator}"\nexamples: x', "examples: Input should be a valid tuple"),
+        (
+            'user: "{question}{generator}"\nexamples: [x]',
+            r"examples.0: Input should be a dictionary",
+        ),
         (
             'user: "{question}{generator}"\nexamples: [{user: a}]',
-            r"`examples\[0\].assistant` is missing",
+            r"examples.0.assistant: Field required",
         ),
         (
             'user: "{question}{generator}"\nexamples: [{user: a, assistant: 3}]',
-            r"`examples\[0\].assistant` must be text",
+            r"examples.0.assistant: Input should be a valid string",
         ),
         ('user: "{generator}"', "lacks the slot {question}"),
         ('user: "{question}"', "lacks the slot {generator}"),
@@ -224,7 +227,7 @@ def test_malformed_prompt_files(tmp_path: Path, content: str, message: str):
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        ([RoleConfig("critic")], "prompt file of the role 'critic' cannot be read"),
+        ([RoleConfig("critic")], "the prompt of the role 'critic': cannot read"),
         ([RoleConfig("question")], "'question' cannot name a role"),
     ],
 )
