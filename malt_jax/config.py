@@ -186,13 +186,12 @@ class SftConfig:
     weight_decay: float = _option(0.0, "of AdamW; norms and biases are never decayed", ge=0)
     max_grad_norm: float = _option(1.0, "gradients are clipped to this global norm", gt=0)
 
-    @pydantic.field_validator("micro_batch_size")
-    @classmethod
-    def _divides(cls, size: int | None, info: pydantic.ValidationInfo) -> int | None:
-        batch_size = info.data.get("batch_size")
-        if size is not None and batch_size is not None and batch_size % size != 0:
-            raise ValueError(f"must be a divisor of batch_size={batch_size}, got {size}")
-        return size
+    @pydantic.model_validator(mode="after")
+    def _divides(self) -> SftConfig:
+        if self.batch_size % (self.micro_batch_size or 1) != 0:
+            got = f"got {self.micro_batch_size}"
+            raise ValueError(f"micro_batch_size: must divide batch_size={self.batch_size}, {got}")
+        return self
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -265,14 +264,12 @@ class Config:
     )
     processes: ProcessesConfig = _option(ProcessesConfig(), "processes of the run", resumable=True)
 
-    @pydantic.field_validator("training")
-    @classmethod
-    def _trained(cls, training: TrainingConfig, info: pydantic.ValidationInfo) -> TrainingConfig:
-        names = [role.name for role in info.data.get("pipeline", PipelineConfig()).roles]
-        if not set(training.dpo_roles) <= set(names):
-            got = ", ".join(training.dpo_roles)
-            raise ValueError(f"dpo_roles must be some of {', '.join(names)}, got {got}")
-        return training
+    @pydantic.model_validator(mode="after")
+    def _trains_roles(self) -> Config:
+        names, trained = [role.name for role in self.pipeline.roles], self.training.dpo_roles
+        if not set(trained) <= set(names):
+            raise ValueError(f"training.dpo_roles: must be some of {names}, got {[*trained]}")
+        return self
 
     @property
     def test_limit(self) -> int | None:
@@ -397,6 +394,9 @@ def _explained(problem: Mapping[str, Any], file: object, overrides: Sequence[str
         close = difflib.get_close_matches(key, known)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(known)}"
         message = f"no such option; {hint}"
+    elif kind == "value_error" and "properties" in options()[general]:
+        message = str(problem["ctx"]["error"])  # it names the option below this section, and values
+        return f"{name}.{message}".removeprefix(".")
     elif kind in ("value_error", "json_invalid") or problem.get("ctx", {}).get("le") == _LARGEST:
         message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
     else:

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         " and time)",
     )
     parser.add_argument(
-        "--right",
+        "--correct",
         type=float,
         default=0.5,
         metavar="SHARE",
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         topology = parse_topology(options.topology, options.slices)
         if "JAX_PLATFORMS" not in os.environ:  # nothing runs, so no accelerator is looked for
             jax.config.update("jax_platforms", "cpu")
-    assumed = Assumptions(options.question_tokens, options.completion_tokens, options.right)
+    assumed = Assumptions(options.question_tokens, options.completion_tokens, options.correct)
     with contextlib.nullcontext() if topology is None else for_the_compiler_alone():
         place = place_of(topology)
         subject = Subject.of(config, assumed, place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pydantic_core
@@ -54,7 +55,7 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source}: {error!s:.100}") from None
 
 
-def read_yaml(file: UPath) -> Any:
+def read_yaml(file: Path | UPath) -> Any:
     """The value of a YAML file. Raises UserError as `parse_yaml`, and if it cannot be read."""
     try:
         return parse_yaml(file.read_text("utf-8"), str(file))
