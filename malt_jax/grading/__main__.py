@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from malt_jax.command import command
 from malt_jax.errors import UserError
 from malt_jax.files import read_json_lines, write_atomically
 from malt_jax.grading import extraction
-
-KINDS = ("answer", "text", "letter")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,9 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def judge(kind: str, gold: str, prediction: str) -> dict[str, Any]:
     """The verdict on one prediction, what was compared, and how long it took, in seconds."""
     start = time.perf_counter()
-    verdict, extracted = {"answer": _judge_answer, "text": _judge_text, "letter": _judge_letter}[
-        kind
-    ](gold, prediction)
+    verdict, extracted = _JUDGES[kind](gold, prediction)
     seconds = round(time.perf_counter() - start, 6)
     return {"verdict": verdict, "extracted": extracted, "seconds": seconds}
 
@@ -84,25 +80,24 @@ def _judge_letter(gold: str, prediction: str) -> tuple[bool, str | None]:
     return letter is not None and letter == right, letter
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, str]]:
+_JUDGES = {"answer": _judge_answer, "text": _judge_text, "letter": _judge_letter}
+_FIELDS = ("kind", "gold", "prediction")
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
     try:
         for place, row in read_json_lines(path):
-            yield _checked(place, row)
+            for field in _FIELDS:
+                if field not in row:
+                    raise UserError(f"{place}: field {field!r} is missing")
+                value, kinds = row[field], ", ".join(_JUDGES)
+                if not isinstance(value, str):
+                    raise UserError(f"{place}: field {field!r} must be text, got {value!r:.80}")
+                if field == "kind" and value not in _JUDGES:
+                    raise UserError(f"{place}: field 'kind' must be one of {kinds}: {value!r:.80}")
+            yield {field: row[field] for field in _FIELDS}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _checked(place: str, row: Mapping[str, Any]) -> Mapping[str, str]:
-    for field in ("kind", "gold", "prediction"):
-        if field not in row:
-            raise UserError(f"{place}: field {field!r} is missing")
-        if not isinstance(row[field], str):
-            raise UserError(f"{place}: field {field!r} must be text, got {row[field]!r:.80}")
-    if row["kind"] not in KINDS:
-        raise UserError(
-            f"{place}: field 'kind' must be one of {', '.join(KINDS)}, got {row['kind']!r:.80}"
-        )
-    return {field: row[field] for field in ("kind", "gold", "prediction")}
 
 
 if __name__ == "__main__":

@@ -68,20 +68,16 @@ class Named:
 
 Answer = Words | Quantity | Parts | Named | Relation
 
-_ENDS = tuple(
-    Quantity(latex, Expression(tree))
-    for latex, tree in zip(("\\infty", "-\\infty"), INFINITIES, strict=True)
-)
-REALS = Parts("()", _ENDS[::-1])
+INFINITY = Quantity("\\infty", Expression(INFINITIES[0]))
+MINUS_INFINITY = Quantity("-\\infty", Expression(INFINITIES[1]))
+REALS = Parts("()", (MINUS_INFINITY, INFINITY))
 
-_TOKEN = re.compile(
-    r"\\(?:begin|end) ?\{[A-Za-z]+\*?\}(?:\{[lcr|]*\})?|\\[A-Za-z]+|\\.|.", re.DOTALL
-)
+_TOKEN = re.compile(r"(?s)\\(?:begin|end) ?\{[A-Za-z]+\*?\}(?:\{[lcr|]*\})?|\\[A-Za-z]+|\\.|.")
 _OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"])
 _CLOSING = frozenset([")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"])
 _RELATIONS = frozenset(["=", "\\equiv", *FLIPPED, "\\ne", "\\in", "\\approx"])
 _AND_OR = re.compile(
-    r",? ?(?:\\text ?\{[ ,]*(and|or)[ ,]*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])) ?", re.IGNORECASE
+    r"(?i),? ?(?:\\text ?\{[ ,]*(and|or)[ ,]*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])) ?"
 )
 _LETTER_NAME = (
     r"(?:[A-Za-z]|\\(?!pi(?![a-z]))[a-z]{2,8})(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9,]{1,8}\}))?'*"
@@ -106,11 +102,10 @@ sixteen
 """
 _NUMBER_WORDS = {name: str(value) for value, name in enumerate(_NUMERALS.split())}
 _CLOCK = re.compile(
-    r"(\d{1,2})(?: ?: ?(\d\d))?(?: ?: ?(\d\d))? ?(?:\\text ?\{)? ?([ap])\.? ?m\.? ?\}?",
-    re.IGNORECASE,
+    r"(?i)(\d{1,2})(?: ?: ?(\d\d))?(?: ?: ?(\d\d))? ?(?:\\text ?\{)? ?([ap])\.? ?m\.? ?\}?"
 )
 _MATRIX = re.compile(
-    r"[(\[]?\\begin ?\{([pbvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end ?\{\1\}[)\]]?", re.DOTALL
+    r"(?s)[(\[]?\\begin ?\{([pbvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end ?\{\1\}[)\]]?"
 )
 _REALS_WITHOUT = re.compile(r"\\mathbb\{R\} ?\\(?:setminus|backslash) ?\\\{(.*)\\\}")
 _SET_BUILDER = re.compile(r"([a-zA-Z])(?: ?\\in ?\\mathbb\{R\})? ?(?:\\mid|\\colon|:|\|) ?(.*)")
@@ -305,7 +300,7 @@ def _reals_without(points: Sequence[Answer]) -> Answer | None:
             return None
         numbers.append((value.real, point))
     numbers.sort(key=lambda number: number[0])
-    ends = [REALS.items[0], *(point for _, point in numbers), REALS.items[1]]
+    ends = [MINUS_INFINITY, *(point for _, point in numbers), INFINITY]
     return Parts("union", tuple(Parts("()", pair) for pair in itertools.pairwise(ends)))
 
 

@@ -149,11 +149,10 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
 _SPACES_THAT_SEPARATE_NOTHING = re.compile(r"(?<![A-Za-z0-9.]) | (?![A-Za-z0-9.])")
 _EMPHASIS = re.compile(r"(\*\*|__|\*|_|`+)([^*`]+)\1[.,:;]?")
 _LEAD_IN = re.compile(
-    r"(?:so |thus |hence |therefore )?,? ?(?:the )?(?:final |correct )?answer"
-    r"(?: is| ?:|=)(?: ?:)? ?",
-    re.IGNORECASE,
+    r"(?i)(?:so |thus |hence |therefore )?,? ?(?:the )?(?:final |correct )?answer"
+    r"(?: is| ?:|=)(?: ?:)? ?"
 )
-_BOXED = re.compile(r"\\(?:boxed|fbox) ?\{(.*)\}", re.DOTALL)
+_BOXED = re.compile(r"(?s)\\(?:boxed|fbox) ?\{(.*)\}")
 _FRACTION = re.compile(
     r"(-?) ?(?:([0-9]{1,200}) ?)?\\frac ?\{ ?(-?[0-9]{1,200}) ?\} ?\{ ?(-?[0-9]{1,200}) ?\}"
 )

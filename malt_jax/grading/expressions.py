@@ -7,7 +7,7 @@ content. Nothing here calls anything that a text names. Length and depth of a te
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -15,18 +15,20 @@ from typing import Any
 
 MAX_DEPTH = 25
 MAX_TOKENS = 600
-MAX_DIGITS = 1_000
-"""Digits of a number."""
+MAX_DIGITS = 1_000  # of a number
 _MAX_POSTFIXES = 4
 
 Tree = tuple[Any, ...]
 
-INFINITY: Tree = ("infinity",)
+INFINITY: Tree = ("name", "\\infty")
 INFINITIES: tuple[Tree, Tree] = (INFINITY, ("negative", INFINITY))
+_CONSTANTS = frozenset(["\\pi", "e", "i", "\\infty"])
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<repeating>\d*\.\d*\\(?:overline|bar) ?\{\d+\})|(?P<number>\d+\.\d+|\.\d+|\d+)"
-    r"|(?P<command>\\[A-Za-z]+)|(?P<letter>[A-Za-z]'*)|(?P<sign>[-+*/^_!(){}\[\]|,=]))"
+    r"[0-9]*\.[0-9]*\\(?:overline|bar) ?\{[0-9]+\}"  # 0.1\overline{6}
+    # 3\frac{1}{2} is 3.5; x^3\frac{1}{2} is a product
+    r"|(?<![_^])[0-9]+ ?\\frac ?\{ ?[0-9]+ ?\} ?\{ ?[0-9]+ ?\}"
+    r"|[0-9]+\.[0-9]+|\.[0-9]+|[0-9]+|\\[A-Za-z]+|[A-Za-z]'*|\S"
 )
 _INVERTIBLE = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 _FUNCTIONS = {
@@ -34,16 +36,15 @@ _FUNCTIONS = {
     **{f"arc{name}": f"a{name}" for name in _INVERTIBLE},
     "lg": "log",
 }
-_GREEK = """
+_LETTER_COMMANDS = """
 alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
 sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell
+pi infty
 """
+_LETTERS = frozenset(f"\\{name}" for name in _LETTER_COMMANDS.split())
 # Before a bracket these letters are functions, of which only the texts can be compared.
 _FUNCTION_LETTERS = frozenset("fgFGP")
-_CLOSING = {
-    **{"(": ")", "[": "]", "{": "}", "\\{": "\\}"},
-    **{"\\lfloor": "\\rfloor", "\\lceil": "\\rceil"},
-}
+_CLOSING = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _SIGNS = {
     **{"*": "times", "\\cdot": "times", "\\times": "times", "/": "over", "\\div": "over"},
     **{"\\bmod": "mod", "\\mod": "mod"},
@@ -60,20 +61,20 @@ class TooLarge(Unreadable):
 
 @dataclass(frozen=True)
 class Expression:
-    """A text that was read: its tree, its variables, and whether it has an i."""
+    """A text that was read: its tree, and its free variables and constants by name."""
 
     tree: Tree
-    variables: frozenset[str] = frozenset()
-    is_complex: bool = False
+    names: frozenset[str] = frozenset()
+
+    @property
+    def variables(self) -> frozenset[str]:
+        return self.names - _CONSTANTS
 
     def minus(self, other: Expression) -> Expression:
-        variables = self.variables | other.variables
-        is_complex = self.is_complex or other.is_complex
-        return Expression(("minus", self.tree, other.tree), variables, is_complex)
+        return Expression(("minus", self.tree, other.tree), self.names | other.names)
 
     def times(self, factor: Fraction) -> Expression:
-        tree = ("times", self.tree, ("number", factor))
-        return Expression(tree, self.variables, self.is_complex)
+        return Expression(("times", self.tree, ("number", factor)), self.names)
 
 
 @lru_cache(maxsize=4096)
@@ -82,59 +83,60 @@ def read_expression(text: str) -> Expression:
 
     Raises Unreadable when the grammar has no place for it, TooLarge when it passes a bound.
     """
-    reader = _Reader(list(_tokens(text)))
+    tokens = _TOKEN.findall(text)
+    if len(tokens) > MAX_TOKENS:
+        raise TooLarge("too long")
+    reader = _Reader([*tokens, ""])
     tree = reader.sum()
     if reader.token:
         raise Unreadable(f"unexpected {reader.token!r}")
-    return Expression(tree, frozenset(reader.variables), reader.is_complex)
+    return Expression(tree, frozenset(reader.names))
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    """Pairs of a token's kind and its text."""
-    position, text = 0, text.rstrip()
-    for _ in range(MAX_TOKENS):
-        if position == len(text):
-            return
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise Unreadable(f"unexpected {text[position]!r}")
-        position = match.end()
-        yield match.lastgroup or "", match[match.lastgroup or ""]
-    raise TooLarge("too long")
+def _is_number(token: str) -> bool:
+    return token[:1].isdecimal() or (token[:1] == "." != token)
 
 
-def _decimal(text: str) -> Tree:
-    if len(text) > MAX_DIGITS:
+def _is_letter(token: str) -> bool:
+    return token[:1].isascii() and token[:1].isalpha()
+
+
+def _number(token: str) -> Tree:
+    if len(token) > MAX_DIGITS:
         raise TooLarge("a number of too many digits")
-    return ("number", Fraction(text))
+    if "frac" in token:
+        whole, top, bottom = (_number(part) for part in re.findall("[0-9]+", token))
+        return ("plus", whole, ("over", top, bottom))
+    plain, _, period = re.sub(r"\\(?:overline|bar) ?|\}", "", token).partition("{")
+    value = Fraction(plain.removesuffix(".") or 0)
+    if period:
+        places = len(plain.partition(".")[2])
+        value += Fraction(int(period), (10 ** len(period) - 1) * 10**places)
+    return ("number", value)
 
 
-def _repeating(text: str) -> Tree:
-    whole, digits, period = re.split(r"\.|\\(?:overline|bar) ?\{", text.rstrip("}"))
-    places = 10 ** len(digits)
-    repeated = Fraction(int(period), (10 ** len(period) - 1) * places)
-    return ("number", int(whole or 0) + Fraction(int(digits or 0), places) + repeated)
+def _chain(operands: list[tuple[str, Tree]]) -> Tree:
+    return operands[0][1] if len(operands) == 1 else ("chain", *operands)
+
+
+def _negative(tree: Tree, negative: bool) -> Tree:
+    return ("negative", tree) if negative else tree
 
 
 @dataclass
 class _Reader:
     """Recursive descent through the tokens. Methods read what they are named after."""
 
-    tokens: list[tuple[str, str]]
+    tokens: list[str]  # the last one is empty
     position: int = 0
     depth: int = 0
     bars: int = 0
-    variables: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
     bound: str = ""  # the variable of the sum or product that is being read
-    is_complex: bool = False
 
     @property
     def token(self) -> str:
-        return self.tokens[self.position][1] if self.position < len(self.tokens) else ""
-
-    @property
-    def kind(self) -> str:
-        return self.tokens[self.position][0] if self.position < len(self.tokens) else ""
+        return self.tokens[self.position]
 
     def take(self, expected: str | None = None) -> str:
         token = self.token
@@ -143,12 +145,18 @@ class _Reader:
         self.position += 1
         return token
 
+    def accept(self, token: str) -> bool:
+        """Takes a token if it is the next one."""
+        found = self.token == token
+        self.position += found
+        return found
+
     def sum(self) -> Tree:
         terms = [("plus", self.product())]
         while self.token in ("+", "-"):
             sign = "plus" if self.take() == "+" else "minus"
             terms.append((sign, self.product()))
-        return terms[0][1] if len(terms) == 1 else ("chain", *terms)
+        return _chain(terms)
 
     def product(self) -> Tree:
         negative = self.is_negated()
@@ -157,17 +165,14 @@ class _Reader:
             if sign := _SIGNS.get(self.token):
                 self.take()
                 minus = sign != "mod" and self.is_negated()
-                factor = self.power()
-                factors.append((sign, ("negative", factor) if minus else factor))
+                factors.append((sign, _negative(self.power(), minus)))
             elif self.starts_factor():
-                before = self.tokens[self.position - 1][1]
-                if self.kind in ("number", "repeating") and before not in (")", "]", "!"):
+                before = self.tokens[self.position - 1]
+                if _is_number(self.token) and before not in (")", "]", "!"):
                     raise Unreadable("a number after a factor")
                 factors.append(("times", self.power()))
             else:
-                break
-        total = factors[0][1] if len(factors) == 1 else ("chain", *factors)
-        return ("negative", total) if negative else total
+                return _negative(_chain(factors), negative)
 
     def is_negated(self) -> bool:
         """Whether the signs before a factor make it negative."""
@@ -177,26 +182,21 @@ class _Reader:
         return negative
 
     def starts_factor(self) -> bool:
-        if self.kind in ("number", "repeating", "letter"):
-            return True
-        if self.kind == "command":
-            return self.token in _COMMANDS or self.token in _CLOSING
-        return self.token in ("(", "[", "{") or (self.token == "|" and not self.bars)
+        if self.token == "|":
+            return not self.bars
+        is_command = self.token in _COMMANDS or self.token in _LETTERS or self.token in _CLOSING
+        return is_command or _is_letter(self.token) or _is_number(self.token)
 
     def power(self) -> Tree:
         base = self.primary()
         for _ in range(_MAX_POSTFIXES):
-            if self.token == "!":
-                self.take()
+            if self.accept("!"):
                 base = ("factorial", base)
-            elif self.token != "^":
+            elif not self.accept("^"):
                 return base
+            elif self.accept("\\circ"):
+                base = ("times", base, ("name", "\\circ"))
             else:
-                self.take()
-                if self.token == "\\circ":
-                    self.take()
-                    base = ("times", base, ("degree",))
-                    continue
                 base = ("power", base, self.argument(signed=True))
                 if self.token == "^":
                     raise Unreadable("a double exponent")
@@ -206,15 +206,11 @@ class _Reader:
         """The argument of a command or a sign: a group in braces, a digit, letter or command."""
         if self.token == "{":
             return self.group("{")
-        if signed and self.token == "-":
-            self.take()
+        if signed and self.accept("-"):
             return ("negative", self.argument())
-        if self.kind == "number":
-            kind, digits = self.tokens[self.position]
-            if "." not in digits and len(digits) > 1:  # \\frac12, x^10: one digit is taken
-                parts = [(kind, digits[0]), (kind, digits[1:])]
-                self.tokens[self.position : self.position + 1] = parts
-            return ("number", Fraction(self.take()))
+        token = self.token
+        if token.isdecimal() and len(token) > 1:  # \\frac12, x^10: one digit is taken
+            self.tokens[self.position : self.position + 1] = [token[0], token[1:]]
         return self.primary()
 
     def group(self, opening: str) -> Tree:
@@ -235,16 +231,13 @@ class _Reader:
 
     def atom(self) -> Tree:
         token = self.token
-        if self.kind == "number":
-            return self.mixed(_decimal(self.take()))
-        if self.kind == "repeating":
-            return _repeating(self.take())
-        if self.kind == "letter":
-            return self.letter()
+        if _is_number(token):
+            return _number(self.take())
+        if _is_letter(token) or token in _LETTERS:
+            return self.name(self.take())
         if token in ("(", "[", "{"):
             return self.group(token)
-        if token == "|":
-            self.take()
+        if self.accept("|"):
             self.bars += 1
             inner = self.sum()
             self.bars -= 1
@@ -256,47 +249,22 @@ class _Reader:
             return _COMMANDS[token](self, self.take()[1:])
         raise Unreadable(f"unexpected {token!r}")
 
-    def mixed(self, whole: Tree) -> Tree:
-        """3\\frac{1}{2} is 3.5; 3\\frac{x}{2} is a product."""
-        if self.token != "\\frac" or whole[1].denominator != 1:
-            return whole
-        start, saved = self.position, list(self.tokens)
-        fraction = self.primary()
-        if all(part[0] == "number" for part in fraction[1:]):
-            return ("plus", whole, fraction)
-        self.tokens, self.position = saved, start
-        return whole
-
-    def letter(self) -> Tree:
-        name = self.take()
-        if name == "i" != self.bound:
-            self.is_complex = True
-            return ("i",)
-        if name == "e" and self.token != "_":
-            return ("e",)
+    def name(self, name: str) -> Tree:
+        """A letter or a command for one, with its subscript."""
         if name in _FUNCTION_LETTERS and self.token == "(":
             raise Unreadable("a function of unknown meaning")
-        return self.variable(name)
-
-    def variable(self, name: str) -> Tree:
-        if self.token == "_":
-            self.take()
-            name += "_"
-            if self.token == "{":
-                self.take()
-                while self.token != "}":
-                    name += self.take()
-                self.take("}")
-            else:
+        if self.accept("_"):
+            braced = self.accept("{")
+            name += "_" + self.take()
+            while braced and not self.accept("}"):
                 name += self.take()
         if name != self.bound:
-            self.variables.add(name)
-        return ("variable", name)
+            self.names.add(name)
+        return ("name", name)
 
     def function(self, command: str) -> Tree:
         name = _FUNCTIONS[command]
-        power: Tree | None = None
-        base: Tree | None = None
+        power = base = None
         while self.token in ("^", "_"):
             if self.take() == "^":
                 power = self.argument(signed=True)
@@ -308,25 +276,20 @@ class _Reader:
         inner = self.group(self.token) if bracketed else self.bare_argument()
         if power == ("negative", ("number", Fraction(1))) and name in _INVERTIBLE:
             return ("call", f"a{name}", inner)
+        called: Tree = ("call", name, inner)
         if base is not None:
-            called: Tree = ("over", ("call", "ln", inner), ("call", "ln", base))
-        else:
-            called = ("call", name, inner)
+            called = ("over", ("call", "ln", inner), ("call", "ln", base))
         return called if power is None else ("power", called, power)
 
     def bare_argument(self) -> Tree:
         """The argument of \\sin without brackets: factors up to a sign or another function."""
-        negative = self.token == "-"
-        if negative:
-            self.take()
+        negative = self.accept("-")
         factors = [("times", self.power())]
         while self.starts_factor() and self.token[1:] not in _FUNCTIONS and self.token != "(":
             factors.append(("times", self.power()))
-        while self.token == "/":
-            self.take()
+        while self.accept("/"):
             factors.append(("over", self.power()))
-        total = ("chain", *factors)
-        return ("negative", total) if negative else total
+        return _negative(_chain(factors), negative)
 
     def fraction(self, command: str) -> Tree:
         return ("over" if command == "frac" else "binomial", self.argument(), self.argument())
@@ -339,8 +302,7 @@ class _Reader:
         """\\gcd(a, b, ...) and the like."""
         self.take("(")
         arguments = [self.sum()]
-        while self.token == ",":
-            self.take()
+        while self.accept(","):
             arguments.append(self.sum())
         self.take(")")
         return ("several", command, *arguments)
@@ -362,12 +324,6 @@ class _Reader:
         self.bound = ""
         return ("series", command, name, low, high, body)
 
-    def constant(self, command: str) -> Tree:
-        return ("infinity" if command == "infty" else command,)
-
-    def greek(self, command: str) -> Tree:
-        return self.variable(f"\\{command}")
-
 
 _COMMANDS: dict[str, Callable[[_Reader, str], Tree]] = {
     f"\\{name}": read
@@ -376,9 +332,7 @@ _COMMANDS: dict[str, Callable[[_Reader, str], Tree]] = {
         (_Reader.sqrt, ["sqrt"]),
         (_Reader.several, ["gcd", "lcm", "max", "min"]),
         (_Reader.series, ["sum", "prod"]),
-        (_Reader.constant, ["pi", "infty"]),
         (_Reader.function, _FUNCTIONS),
-        (_Reader.greek, _GREEK.split()),
     )
     for name in names
 }

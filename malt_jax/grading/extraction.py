@@ -19,18 +19,17 @@ MARKUP = " \t\r\n*_`\"'“”‘’"
 _BARE_ANSWER = 120
 """Characters of a reply that may be nothing but its answer."""
 
-_MARKER = re.compile(r"final answer(?: is)?[*_]{0,3}(?:[:=]| [-–—] )?|####|<answer>", re.IGNORECASE)
-_ANSWER_IS = re.compile(r"\banswer(?: is|:| =)[*_]{0,3}:?", re.IGNORECASE)
+_MARKER = re.compile(r"(?i)final answer(?: is)?[*_]{0,3}(?:[:=]| [-–—] )?|####|<answer>")
+_ANSWER_IS = re.compile(r"(?i)\banswer(?: is|:| =)[*_]{0,3}:?")
 _WEAK_MARKER = re.compile(
-    r"\b(?:(?:answer|option|choice)(?: is)?|choose|pick|select)\b[*_]{0,3}[:=]?", re.IGNORECASE
+    r"(?i)\b(?:(?:answer|option|choice)(?: is)?|choose|pick|select)\b[*_]{0,3}[:=]?"
 )
 _OPENED_FORMULA = re.compile(r"(?:\\\[|\\\(|\$\$)\s*\n\s*")
-_POLITENESS = re.compile(r"[.\s]*I hope (?:it|this) (?:is correct|helps).{0,200}$", re.IGNORECASE)
+_POLITENESS = re.compile(r"(?i)[.\s]*I hope (?:it|this) (?:is correct|helps).{0,200}$")
 _FORMULA = re.compile(
-    r"\$\$([^$]{1,500})\$\$|\$((?:[^$\n\\]|\\.){1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]",
-    re.DOTALL,
+    r"(?s)\$\$([^$]{1,500})\$\$|\$((?:[^$\n\\]|\\.){1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]"
 )
-_BRACES = re.compile(r"\\(?:boxed|fbox)[ \t]*\{|\\.|[{}]", re.DOTALL)
+_BRACES = re.compile(r"(?s)\\(?:boxed|fbox)[ \t]*\{|\\.|[{}]")
 _BARE_BOXED = re.compile(r"\\(?:boxed|fbox) *([A-Za-z0-9.]+)")
 _BETWEEN_BOXES = re.compile(r"\\(?:text|q?quad)(?![A-Za-z])|\\.|[\s${}]")
 
@@ -42,12 +41,12 @@ _NOT_RATIONAL = re.compile(
 _NOT = re.compile(r"(?:\b(?:not|never)|n't|≠|!=|\\neq?) {0,3}(?:equal to |be )?[$(]{0,2}$")
 _IS = re.compile(r".{1,300}\b(?:is|are|equals) ([^$]{1,100})$")
 _SENTENCE = re.compile(r"(.{1,60}?[0-9}$)a-z*])(?:\.|,? (?:because|since|as|so|which))(?: |$)")
-_SCALE = re.compile(rf"[ \t]({'|'.join(SCALES)})\b", re.IGNORECASE)
+_SCALE = re.compile(rf"(?i)[ \t]({'|'.join(SCALES)})\b")
 
 _CHOICE_MARKUP = re.compile(r"\\(?:boxed|text|textbf|mathrm)\{|[*_`\"“”‘’$\\{}\[\]]")
 _LEAD_IN = re.compile(
-    r"(?:the )?(?:correct |final |right )?(?:(?:answer|option|choice|letter)\b)?(?: is)?[: ]{0,3}",
-    re.IGNORECASE,
+    r"(?i)(?:the )?(?:correct |final |right )?"
+    r"(?:(?:answer|option|choice|letter)\b)?(?: is)?[: ]{0,3}"
 )
 _NO_LETTER = r"(?![A-Za-z0-9'’]|\.[a-z])"
 _CHOICE = re.compile(rf"(\()?([A-Ja-j]){_NO_LETTER}(\))?(.*)")
@@ -62,12 +61,11 @@ _RULED_OUT = re.compile(
     rf"|\(?(?<![A-Za-z])[A-J]{_NO_LETTER}\)? (?:is|was)(?:n't| not| too| wrong| incorrect| false"
     r"| out| ruled out| eliminated)\b[^,.;\n]{0,200}"
 )
-_CONCLUSION = re.compile(
+_LAST_CHOICE = re.compile(
     r"\b(?:but|so|it is|it's|it must be|choose|pick|select|option|choice) \(?([A-J])\)?[.!]?\s*$"
-    r"|(?<!part )(?<!case )\(([a-j])\)[.!]?\s*$"
+    r"|(?<!part )(?<!case )\(([a-j])\)[.!]?\s*$|[a-z]{2}, \(?([A-Ja-j])\)?[.!]?\s*$"
 )
 _NEGATION = re.compile(r"\bnot\b|n't\b")
-_LAST_CHOICE = re.compile(r"[a-z], \(?([A-Ja-j])\)?[.!]?\s*$")
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
@@ -222,33 +220,29 @@ def letter(reply: str) -> str | None:
     line = final_line(reply, _WEAK_MARKER)
     if line is not None and (letter := _choice_of_line(line)):
         return letter
-    lines = [line for line in reply.splitlines() if line.strip()]
-    if lines and (letter := _concluding_choice(lines[-1][-MAX_ANSWER:])):
-        return letter
-    letters = [_leading_choice(line) for line in lines[-2:]]
-    dressed = ["".join(found) for found in _DRESSED_CHOICE.findall(reply)]
-    if lines and len({"".join(found) for found in _DRESSED_CHOICE.findall(lines[-1])}) > 1:
-        return dressed[-1]  # "(A) is too far, so (C)"
+    lines = [line for line in reply.splitlines() if line.strip()][-2:]
     # Two lines in a row that start with a letter repeat the choices.
-    if letters and letters[-1] and not (len(letters) == 2 and letters[0]):
-        return letters[-1]
+    repeated = len(lines) == 2 and all(map(_leading_choice, lines))
+    if lines and not repeated and (letter := _choice_of_line(lines[-1])):
+        return letter
+    dressed = _dressed_choices(reply)
     return dressed[-1] if dressed else None
+
+
+def _dressed_choices(text: str) -> list[str]:
+    return ["".join(found) for found in _DRESSED_CHOICE.findall(text)]
 
 
 def _choice_of_line(line: str) -> str | None:
     """The choice that a line begins with, else the only dressed one, else that at the end."""
     line = line[:MAX_ANSWER]
-    dressed = {"".join(found) for found in _DRESSED_CHOICE.findall(line)}
+    dressed = set(_dressed_choices(line))
     if (letter := _leading_choice(line)) or len(dressed) > 1:
         return letter
-    return dressed.pop() if dressed else _concluding_choice(line, _LAST_CHOICE)
-
-
-def _concluding_choice(line: str, *further: re.Pattern[str]) -> str | None:
-    """The choice that a line ends with: "so it is B.", "ground (c)"."""
-    found = (pattern.search(line) for pattern in (_CONCLUSION, *further))
-    choice = next(filter(None, found), None)
-    return _inner(choice).upper() if choice and not _NEGATION.search(line) else None
+    if dressed:
+        return dressed.pop()
+    last = _LAST_CHOICE.search(line)
+    return _inner(last).upper() if last and not _NEGATION.search(line) else None
 
 
 def _leading_choice(line: str) -> str | None:

@@ -70,22 +70,18 @@ SCALES |= {"billion": 10**9, "trillion": 10**12}
 
 _MONEY = re.compile(r"(-?) ?\\\$ ?(?=[-\d.\\(])")
 _PERCENT = re.compile(
-    r"(.*?) ?(?:\\%|\\text ?\{ ?(?:percent|pct|percentage|\\%) ?\}|(?:percent|pct|percentage))",
-    re.DOTALL,
+    r"(?s)(.*?) ?(?:\\%|\\text ?\{ ?(?:percent|pct|percentage|\\%) ?\}|(?:percent|pct|percentage))"
 )
-_TRAILING_TEXT = re.compile(r"(.*[^\s\\]) ?\\text ?\{([^{}]*)\} ?(\^ ?\{? ?[23] ?\}?)?", re.DOTALL)
+_TRAILING_TEXT = re.compile(r"(?s)(.*[^\s\\]) ?\\text ?\{([^{}]*)\} ?(\^ ?\{? ?[23] ?\}?)?")
 _TRAILING_WORDS = re.compile(
-    r"(.*?[0-9}.)]) ?((?:[A-Za-z]{2,20}\.?|[a-z]/[a-z]{1,6})(?:(?: | ?/ ?)[A-Za-z]{1,20}){0,4}"
-    r"(?: ?\^ ?\{?[23]\}?)?)",
-    re.DOTALL,
+    r"(?s)(.*?[0-9}.)]) ?((?:[A-Za-z]{2,20}\.?|[a-z]/[a-z]{1,6}|(?<= )m(?= ?\^))"
+    r"(?:(?: | ?/ ?)[A-Za-z]{1,20}){0,4}(?: ?\^ ?\{?[23]\}?)?)"
 )
 _MODULO = re.compile(
-    r"(.*?[^\s(]) ?(?:\\pmod ?\{? ?(\d+) ?\}?"
-    r"|\(? ?(?:\\text ?\{)? ?\(?\\?(?<!b)mod ?\}? ?(\d+) ?\)?)",
-    re.DOTALL,
+    r"(?s)(.*?[^\s(]) ?(?:\\pmod ?\{? ?(\d+) ?\}?"
+    r"|\(? ?(?:\\text ?\{)? ?\(?\\?(?<!b)mod ?\}? ?(\d+) ?\)?)"
 )
-_SQUARE_METRES = re.compile(r"(.*[0-9}]) (m ?\^ ?\{? ?[23] ?\}?)")
-_DEGREES = re.compile(r"(.*[^\s]) ?\^ ?\\circ ?(?:\\text ?\{ ?[CF]? ?\}|[CF])?", re.DOTALL)
+_DEGREES = re.compile(r"(?s)(.*[^\s]) ?\^ ?\\circ ?(?:\\text ?\{ ?[CF]? ?\}|[CF])?")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _SCALE = re.compile(rf"(.*[0-9]) ?(?:\\text ?\{{ ?)?({'|'.join(SCALES)})\b ?([A-Za-z ]*)\}}?")
 
@@ -182,13 +178,13 @@ def _without_unit(value: str) -> tuple[str, str, bool]:
     if match := _TRAILING_TEXT.fullmatch(value):
         named = canonical_unit(match[2] + (match[3] or ""))
         return (match[1].strip(), unit or named, False) if named else (value, unit, False)
-    if match := _SQUARE_METRES.fullmatch(value):
-        return match[1], canonical_unit(match[2]) or "", False
     if match := _TRAILING_WORDS.fullmatch(value):
         words = match[2]
         bare = re.sub(r"[^A-Za-z ].*", "", words).strip().lower()
         named = canonical_unit(words)
-        known = (bare in _NAMES and len(bare) > 1) or re.search("[A-Za-z]{3}|^[mk]?[mglb]/", words)
+        known = (bare in _NAMES and len(bare) > 1) or re.search(
+            r"[A-Za-z]{3}|^[mk]?[mglb]/|^m ?\^", words
+        )
         if named and known:
             return match[1].strip(), unit or named, False
     return value, unit, False

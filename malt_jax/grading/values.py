@@ -19,15 +19,11 @@ import mpmath
 
 from malt_jax.grading.expressions import INFINITIES, Expression, TooLarge, Tree, Unreadable
 
-MAX_BITS = 60_000
-"""Largest binary logarithm of a number, or of its denominator."""
-MAX_WORK = 3_000_000
-"""Bits of all numbers on the way to one value."""
+MAX_BITS = 60_000  # the largest binary logarithm of a number, or of its denominator
+MAX_WORK = 3_000_000  # bits of all numbers on the way to one value
 MAX_FACTORIAL = 3_000
-MAX_TERMS = 100
-"""Of a sum or a product with bounds."""
-POINTS = 4
-"""Points at which expressions with variables are compared."""
+MAX_TERMS = 100  # of a sum or a product with bounds
+POINTS = 4  # at which expressions with variables are compared
 _INEXACT_BITS = 2_000  # the share of MAX_WORK that an inexact number costs
 _POLE_BITS = 100  # a tangent of 2^100 or more is that of a pole
 
@@ -105,19 +101,19 @@ class _Evaluator:
 
     def __init__(self, context: Any, values: Mapping[str, Fraction]) -> None:
         self._context = context
-        self._values = values
+        degree = context.pi / 180
+        constants = {"\\pi": +context.pi, "e": +context.e, "i": context.mpc(0, 1), "\\circ": degree}
+        self._values: Mapping[str, Number] = {**constants, **values}
         self._work = 0
 
     def __call__(self, tree: Tree) -> Number:
         head, *parts = tree
         if head == "number":
             return parts[0]
-        if head == "variable":
+        if head == "name":
+            if parts[0] not in self._values:
+                raise Unreadable(f"{parts[0]} has no value")
             return self._values[parts[0]]
-        if head in _CONSTANTS:
-            return _CONSTANTS[head](self._context)
-        if head == "infinity":
-            raise Unreadable("infinity in an expression")
         if head == "chain":
             total = self(parts[0][1])
             for operation, part in parts[1:]:
@@ -150,13 +146,11 @@ class _Evaluator:
         return value
 
     def _series(self, kind: str, name: str, low: Tree, high: Tree, body: Tree) -> Number:
-        first, last = self(low), self(high)
-        if not (_is_whole(first) and _is_whole(last)):
-            raise Unreadable("a sum with bounds that are no integers")
+        first, last = _whole(self(low), self(high))
         if not 0 <= last - first < MAX_TERMS:
             raise TooLarge("a sum of too many terms")
         outer, total = self._values, Fraction(0 if kind == "sum" else 1)
-        for k in range(int(first), int(last) + 1):
+        for k in range(first, last + 1):
             self._values = {**outer, name: Fraction(k)}
             total = self._apply("plus" if kind == "sum" else "times", total, self(body))
         self._values = outer
@@ -188,14 +182,10 @@ class _Evaluator:
         return self._context.power(base, exponent)
 
     def mod(self, a: Number, b: Number) -> Number:
-        if not isinstance(a, Fraction) or not isinstance(b, Fraction):
-            raise Unreadable("a remainder of inexact numbers")
-        return a % b
+        return operator.mod(*_exact(a, b))
 
     def floor(self, a: Number) -> Number:
-        if not isinstance(a, Fraction):
-            raise Unreadable("the floor of an inexact number")
-        return Fraction(math.floor(a))
+        return Fraction(math.floor(*_exact(a)))
 
     def ceil(self, a: Number) -> Number:
         return -self.floor(-a)
@@ -218,11 +208,9 @@ class _Evaluator:
         return product / math.factorial(int(k))
 
     def several(self, name: str, *values: Number) -> Number:
-        if name in ("max", "min") and all(isinstance(value, Fraction) for value in values):
-            return max(values) if name == "max" else min(values)
-        if name in ("max", "min") or not all(map(_is_whole, values)):
-            raise Unreadable(f"{name} of inexact numbers, or of other than integers")
-        return Fraction((math.gcd if name == "gcd" else math.lcm)(*map(int, values)))
+        if name in ("max", "min"):
+            return (max if name == "max" else min)(_exact(*values))
+        return Fraction((math.gcd if name == "gcd" else math.lcm)(*_whole(*values)))
 
     def call(self, name: str, argument: Number) -> Number:
         if argument and abs(self._context.mag(argument)) > 400:
@@ -241,6 +229,19 @@ def _is_whole(value: Number) -> bool:
     return isinstance(value, Fraction) and value.denominator == 1
 
 
+def _exact(*values: Number) -> tuple[Fraction, ...]:
+    """The values; raises Unreadable if one is inexact, for operations that jump."""
+    if not all(isinstance(value, Fraction) for value in values):
+        raise Unreadable("an inexact number")
+    return values
+
+
+def _whole(*values: Number) -> tuple[int, ...]:
+    if not all(map(_is_whole, values)):
+        raise Unreadable("a number that is no integer")
+    return tuple(map(int, values))
+
+
 _ARITHMETIC: Mapping[str, Callable[..., Number]] = {
     "plus": operator.add,
     "minus": operator.sub,
@@ -248,12 +249,6 @@ _ARITHMETIC: Mapping[str, Callable[..., Number]] = {
     "over": operator.truediv,
     "negative": operator.neg,
     "absolute": abs,
-}
-_CONSTANTS: Mapping[str, Callable[[Any], Number]] = {
-    "pi": lambda context: +context.pi,
-    "e": lambda context: +context.e,
-    "i": lambda context: context.mpc(0, 1),
-    "degree": lambda context: context.pi / 180,
 }
 
 
@@ -287,8 +282,7 @@ def equal(a: Expression, b: Expression) -> bool:
     verdicts: dict[bool, list[bool]] = {True: [], False: []}
     for pair in _values(a, b):
         x, y = pair
-        everywhere = a.is_complex or b.is_complex
-        counts = everywhere or any(value is None or value.is_real for value in pair)
+        counts = "i" in a.names | b.names or any(value is None or value.is_real for value in pair)
         verdict = x is not None and y is not None and x.equals(y)
         if counts and not verdict:
             return False
