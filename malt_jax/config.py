@@ -52,9 +52,7 @@ def _option(default: Any, help: str, *, resumable: bool = False, **bounds: Any) 
 def _each_once(items: tuple[Any, ...]) -> tuple[Any, ...]:
     names = [item.name if isinstance(item, RoleConfig) else item for item in items]
     if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"must have at least one item and none twice, got {', '.join(names) or '[]'}"
-        )
+        raise ValueError(f"must have at least one item and none twice, got {names}")
     return items
 
 
@@ -72,7 +70,7 @@ class ModelConfig:
         "auto", "type of the weights and of computation; auto: float32 on CPUs, else bfloat16"
     )
     max_positions: Count | None = _option(
-        None, "prompt and completion, in tokens; null: the model's"
+        None, "tokens of prompt and completion; null: the model's"
     )
 
     def resolve_dtype(self, platform: str) -> str:
@@ -177,11 +175,9 @@ class SftConfig:
     learning_rate: float = _option(2e-5, "highest learning rate; a cosine takes it to 0", gt=0)
     batch_size: Count = _option(8, "rows or pairs in an update")
     micro_batch_size: Count | None = _option(
-        None, "rows or pairs in a step of gradient accumulation (memory); null: the whole batch"
+        None, "micro-batch of gradient accumulation, to save memory; null: the whole batch"
     )
-    epochs: Count | None = _option(
-        None, "passes over rows; null: clamp(round(10000 / rows), 1, 10)"
-    )
+    epochs: Count | None = _option(None, "passes over rows; null: clamp(round(10000/rows), 1, 10)")
     warmup_steps: Index = _option(10, "updates until the learning rate is at its highest")
     weight_decay: float = _option(0.0, "of AdamW; norms and biases are never decayed", ge=0)
     max_grad_norm: float = _option(1.0, "gradients are clipped to this global norm", gt=0)
@@ -256,12 +252,8 @@ class Config:
     sft: SftConfig = SftConfig()
     dpo: DpoConfig = DpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    sampling_mesh: MeshConfig = _option(
-        MeshConfig(), "devices for sampling; null: chosen", resumable=True
-    )
-    training_mesh: MeshConfig = _option(
-        MeshConfig(), "devices for training; null: chosen", resumable=True
-    )
+    sampling_mesh: MeshConfig = _option(MeshConfig(), "for sampling; null: chosen", resumable=True)
+    training_mesh: MeshConfig = _option(MeshConfig(), "for training; null: chosen", resumable=True)
     processes: ProcessesConfig = _option(ProcessesConfig(), "processes of the run", resumable=True)
 
     @pydantic.model_validator(mode="after")

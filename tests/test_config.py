@@ -115,13 +115,13 @@ def test_the_result_is_frozen_all_the_way_down() -> None:
         ("lora.targets=[q, z]", "lora.targets.1: must be q | k | v | o"),
         (
             "lora.targets=[q, q]",
-            "lora.targets: must have at least one item and none twice, got q, q",
+            "lora.targets: must have at least one item and none twice, got ['q', 'q']",
         ),
         ("lora.targets=[]", "lora.targets: must have at least one item and none twice, got []"),
         ("pipeline.roles=[]", "pipeline.roles: must have at least one item"),
         ("pipeline.roles.0.name=../x", "pipeline.roles.0.name: must be a text, matching ^[a-z]"),
         ("pipeline.roles.0.name='The Role'", "must be a text, matching ^[a-z][a-z0-9_]*$, got 'Th"),
-        ("pipeline.roles.2.name=verifier", "got generator, verifier, verifier"),
+        ("pipeline.roles.2.name=verifier", "got ['generator', 'verifier', 'verifier']"),
         ("training.dpo_roles=[judge]", "training.dpo_roles: must be some of ['generator', 'verif"),
         (
             "pipeline.roles=[{name: generator}]",
