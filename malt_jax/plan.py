@@ -15,6 +15,45 @@ from malt_jax.progress import Progress
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_intermixed_args(arguments)
+
+    # After the arguments are read, because these import JAX: --help need not wait for that.
+    import jax
+    from rich.console import Console
+
+    from malt_jax.planning.estimate import Compiler, least_effort
+    from malt_jax.planning.fit import fastest_that_fits
+    from malt_jax.planning.plan import Plan, print_plan, target_meshes, with_names
+    from malt_jax.planning.programs import Assumptions, Workload, programs
+    from malt_jax.planning.targets import Target, Topology
+
+    config = load_config(options.config, options.overrides)
+    topology = None
+    if options.topology is not None:
+        topology = Topology.parse(options.topology, options.slices)
+        if "JAX_PLATFORMS" not in os.environ:  # nothing runs, so no accelerator is looked for
+            jax.config.update("jax_platforms", "cpu")
+    assumed = Assumptions(options.question_tokens, options.completion_tokens, options.accuracy)
+    with contextlib.nullcontext() if topology is None else least_effort():
+        target = Target.of(topology)
+        load = Workload.of(config, assumed, target.devices[0].platform)
+        with Compiler(target) as compiler:
+            if options.fit:
+                load = fastest_that_fits(load, compiler)
+            meshes = target_meshes(load, target)
+            listed = with_names(programs(load, meshes), options.only or [""])
+            with Progress(f"compiling for {target.name}", len(listed), "programs") as progress:
+                found = compiler.estimates(
+                    listed, lambda done, last: progress.update(done=done, last=last.name)
+                )
+    plan = Plan(target, load, meshes, found)
+    if options.json:
+        print(json.dumps(plan.to_json(options.price_per_chip_hour)))
+    else:
+        print_plan(plan, options.price_per_chip_hour, Console())
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m malt_jax.plan",
         description="Compiles every program of a run for a TPU topology, which may be absent, or"
@@ -55,60 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         " and time)",
     )
     parser.add_argument(
-        "--correct",
+        "--accuracy",
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="share of correct completions: decides the number of rows and pairs (%(default)s)",
+        help="share of correct completions, for the number of rows and pairs (%(default)s)",
     )
     add_options(parser, "python -m malt_jax.plan --topology v5e:4x4 model.name=llama-3.1-8b")
-    options = parser.parse_intermixed_args(arguments)
-
-    # After the arguments are read, because these import JAX: --help need not wait for that.
-    import jax
-    from rich.console import Console
-
-    from malt_jax.planning.estimate import compiled, for_the_compiler_alone, remembering
-    from malt_jax.planning.fit import fastest_that_fits
-    from malt_jax.planning.plan import Subject, place_of, plan
-    from malt_jax.planning.table import print_plan
-    from malt_jax.planning.topologies import parse_topology
-    from malt_jax.planning.workload import Assumptions
-
-    config = load_config(options.config, options.overrides)
-
-    topology = None
-    if options.topology is not None:
-        topology = parse_topology(options.topology, options.slices)
-        if "JAX_PLATFORMS" not in os.environ:  # nothing runs, so no accelerator is looked for
-            jax.config.update("jax_platforms", "cpu")
-    assumed = Assumptions(options.question_tokens, options.completion_tokens, options.correct)
-    with contextlib.nullcontext() if topology is None else for_the_compiler_alone():
-        place = place_of(topology)
-        subject = Subject.of(config, assumed, place)
-        compile = remembering(compiled)
-        if options.fit:
-            subject = fastest_that_fits(subject, place, compile)
-        with Compilation(place.name) as compilation:
-            found = plan(subject, place, compile, options.only or [""], compilation.show)
-    if options.json:
-        print(json.dumps(found.to_json(options.price_per_chip_hour)))
-    else:
-        print_plan(found, options.price_per_chip_hour, Console())
-
-
-class Compilation(contextlib.ExitStack):
-    """Progress on standard error."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__()
-        self._title = f"compiling for {place}"
-        self._progress: Progress | None = None
-
-    def show(self, done: int, total: int, last: str) -> None:
-        if self._progress is None:
-            self._progress = self.enter_context(Progress(self._title, total, "programs"))
-        self._progress.update(done=done, last=last)
+    return parser
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ import pytest
 
 from malt_jax import plan
 from malt_jax.errors import UserError
-from malt_jax.planning import estimate
-from malt_jax.planning import plan as planning
+from malt_jax.planning import estimate, targets
 from malt_jax.planning.estimate import Compiled
 
 needs_libtpu = pytest.mark.skipif(
@@ -35,8 +34,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Compiled | int]:
         return needed.get(program.name, Compiled(1000, 200, 30, 5e6))
 
     monkeypatch.setattr(estimate, "compiled", fake)
-    monkeypatch.setattr(planning, "usable_hbm", lambda device: 10**9)
-    monkeypatch.setattr(planning, "CHIPS", {"cpu": planning.CHIPS["TPU v4"]})
+    monkeypatch.setattr(targets, "usable_hbm", lambda device: 10**9)
+    monkeypatch.setattr(targets, "CHIPS", {"cpu": targets.CHIPS["TPU v4"]})
     return needed
 
 
@@ -73,7 +72,7 @@ def test_what_does_not_fit_comes_with_advice(
     million = 10**6
     memory["trees/verifier/decode-16"] = 200 * million
     memory["dpo/verifier/update"] = Compiled(100 * million, 100 * million, 0, 0.0)
-    monkeypatch.setattr(planning, "usable_hbm", lambda device: 150 * million)
+    monkeypatch.setattr(targets, "usable_hbm", lambda device: 150 * million)
     overrides = ["sampling.questions_per_batch=8", "training.remat=false"]
     plan.main(["--json", *SMALL, *overrides])
     printed = json.loads(capsys.readouterr().out)
@@ -132,7 +131,7 @@ def test_a_small_model_for_a_real_topology(
     assert plan["fits"] and plan["run"]["chips"] == chips
     assert plan["training_mesh"]["data"] % slices == 0
     for program in plan["programs"]:
-        # libtpu prints it with two digits behind the point, and rounds from version to version.
+        # libtpu prints it with two digits after the point, and rounds from version to version.
         assert program["hbm_limit_bytes"] == pytest.approx(gib * 2**30, rel=1e-3)
         assert 0 < program["hbm_bytes"] < 2**30 < program["hbm_limit_bytes"]
         assert program["hbm"]["arguments"] > 0
@@ -154,5 +153,5 @@ def test_llama_8b_fits_sixteen_small_chips() -> None:
     weights, cache = 16.1e9 / 4, 16 * 3.1e9 / 16
     decode = programs["trees/refiner/decode-512"]
     assert weights + cache < decode["hbm_bytes"] < 2 * (weights + cache)
-    # No step collects the vocabulary's matrix of 1 GB, which lies on four devices.
+    # No step collects the vocabulary's matrix of 1 GB, which is split over four devices.
     assert decode["hbm"]["temporaries"] < 0.5e9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -97,6 +98,19 @@ def models(config: Config, shape: LlamaConfig, dtype: Any, placed: Meshes) -> tu
     return trained, sampled
 
 
+def create_sampler(config: Config, model: Llama, stop_ids: Sequence[int]) -> Sampler:
+    """The sampler of a run's trees."""
+    sampling = config.sampling
+    parameters = SamplingParameters.create(
+        sampling.temperature,
+        sampling.top_p,
+        sampling.top_k,
+        stop_ids=stop_ids,
+        max_tokens=sampling.max_tokens,
+    )
+    return Sampler(model, parameters, sampling.chunk, sampling.questions_per_batch)
+
+
 def prepare(config: Config) -> Experiment:
     """Loads the task, the model and the prompts of a configuration.
 
@@ -114,19 +128,11 @@ def prepare(config: Config) -> Experiment:
         mesh=placed.training,
     )
     trained, sampled = models(config, shape, dtype, placed)
-    sampling, tokenizer = config.sampling, checkpoint.tokenizer
-    parameters = SamplingParameters.create(
-        sampling.temperature,
-        sampling.top_p,
-        sampling.top_k,
-        stop_ids=tokenizer.stop_ids,
-        max_tokens=sampling.max_tokens,
-    )
     return Experiment(
         name=checkpoint.name,
         task=task,
-        pipeline=Pipeline.of(roles, tokenizer),
+        pipeline=Pipeline.of(roles, checkpoint.tokenizer),
         policy=Policy(trained, config.training.method),
         base=checkpoint.params,
-        sampler=Sampler(sampled, parameters, sampling.chunk, sampling.questions_per_batch),
+        sampler=create_sampler(config, sampled, checkpoint.tokenizer.stop_ids),
     )

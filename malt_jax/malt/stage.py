@@ -59,7 +59,7 @@ def train_stage(
         states = StateStore(stage)
         state = states.restore(start_state(policy, objective, start))
         metrics.restart(name, after=states.latest_step)
-        total = total_updates(objective.options, batches)
+        total = total_updates(objective.options, len(batches.examples))
         quiet = not is_coordinator()
         with Progress(name, total, "steps", start=states.latest_step, quiet=quiet) as progress:
 

@@ -1,137 +1,153 @@
-"""The search for the batch sizes and meshes with which a run fits and is fastest."""
+"""The batch sizes and meshes with which a run fits a target and is estimated to be fastest."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
-from malt_jax.config import Config, MeshConfig
+from malt_jax.config import MeshConfig
 from malt_jax.errors import UserError
-from malt_jax.malt.experiment import mesh_requests
-from malt_jax.planning.costs import work
-from malt_jax.planning.estimate import Compile, argument_bytes, estimated
-from malt_jax.planning.plan import SAMPLING_STAGES, Place, Subject
-from malt_jax.planning.programs import Program
-from malt_jax.sharding import mesh
-from malt_jax.sharding.mesh import Hardware, fitting
+from malt_jax.malt.experiment import create_sampler, mesh_requests, models
+from malt_jax.planning.estimate import Compiled, Compiler, program_work
+from malt_jax.planning.programs import (
+    Program,
+    Workload,
+    base_weights,
+    sampling_programs,
+    training_programs,
+)
+from malt_jax.planning.targets import Chip, Target
+from malt_jax.sharding.calls import device_bytes
+from malt_jax.sharding.mesh import Hardware, Meshes, Sizes, build, fitting
+from malt_jax.training.policy import Policy
 
 logger = logging.getLogger(__name__)
 
-Candidate = TypeVar("Candidate")
-
 MOST_QUESTIONS = 128
-"""Questions in a batch beyond which the search does not go."""
+"""Largest batch of questions that is considered."""
+FINALISTS = 3
+"""Combinations that fit, of which the fastest is taken."""
 
 
-def fastest_that_fits(subject: Subject, place: Place, compile: Compile) -> Subject:
-    """The configuration changed in its questions_per_batch, micro_batch_size and two meshes.
+def fastest_that_fits(load: Workload, compiler: Compiler) -> Workload:
+    """The run with other values of questions_per_batch, micro_batch_size and the meshes.
 
-    What is sought is the least time of the run, in which all tokens of trees, of the evaluation and
-    of the updates go at the rate of the largest program there is for each: the roofline's time of
-    computing and memory, and that of communication on top, since a layer mostly waits for the sums
-    of the one before. Training's copy of the base weights stays beside sampling, so the two are
-    searched together.
+    1. Enumerates all meshes and batch sizes of sampling and of training. A mesh that the options
+       fix stays fixed.
+    2. Leaves out the combinations whose arrays alone need more than a device's memory. Training's
+       copy of the base weights counts during sampling unless both use the same.
+    3. Ranks the others by the roofline time of their largest programs, with the least time of
+       communication on top.
+    4. Compiles in this order until FINALISTS combinations fit. Returns the fastest of them, with
+       the communication of the compiled programs.
 
-    What a candidate's devices send each other is known exactly when it is compiled, and before that
-    at least: candidates are compiled in the order of their least times, until the next one's is no
-    less than the least exact one found. Meshes that the configuration fixes stay; results do not
-    depend on any of this.
-
-    Raises UserError when nothing fits, or no peak numbers of the devices are known.
+    Raises UserError when nothing fits, or for devices without known peak numbers.
     """
-    if place.chip is None:
+    target = compiler.target
+    if target.chip is None:
         raise UserError(
-            f"--fit: no peak numbers of {place.devices[0].device_kind} are known to compare"
+            f"--fit: no peak numbers of {target.devices[0].device_kind} are known to compare"
             " settings by; name a TPU with --topology"
         )
-    hardware = Hardware.of(place.devices, place.hbm_limit)
-    # Of a hundred candidates' meshes the log would say nothing that helps.
-    logging.getLogger(mesh.__name__).addFilter(_is_warning)
-    try:
-        return _searched(subject, place, hardware, compile)
-    finally:
-        logging.getLogger(mesh.__name__).removeFilter(_is_warning)
-
-
-def _is_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING
-
-
-def _searched(subject: Subject, place: Place, hardware: Hardware, compile: Compile) -> Subject:
-    samplings = list(_sampling(subject, hardware))
-    floors = [_bound(place, "sampling", candidate) for candidate in samplings]
-    floor = min((least for least in floors if least is not None), default=math.inf)
-    if floor == math.inf:
-        raise _fits_nowhere("sampling", place)
-    learns, chosen = False, None
-
-    def bound(training: Subject) -> float | None:
-        least = _bound(place, "training", training)
-        return None if least is None else least + floor
-
-    def cost(training: Subject, below: float) -> float | None:
-        nonlocal learns, chosen
-
-        def beside(index: int, below: float) -> float | None:
-            both = _with_sampling(training, samplings[index])
-            return _cost(place, "sampling", compile, both, below)
-
-        seconds = _cost(place, "training", compile, training, below - floor)
-        if seconds is None:
-            return None
-        learns = True
-        indices = range(len(samplings))
-        found = cheapest_that_fits(indices, floors.__getitem__, beside, below - seconds)
-        if found is None:
-            return None
-        chosen = _with_sampling(training, samplings[found[1]])
-        return seconds + found[0]
-
-    cheapest_that_fits(list(_learning(subject, hardware)), bound, cost)
-    if chosen is None:
-        raise _fits_nowhere("sampling" if learns else "training", place)
-    return chosen
-
-
-def _fits_nowhere(what: str, place: Place) -> UserError:
-    return UserError(
-        f"--fit: {what} fits on {place.name} with no batch size and mesh; take more devices or a"
-        " smaller model"
-    )
-
-
-def cheapest_that_fits(
-    candidates: Sequence[Candidate],
-    bound: Callable[[Candidate], float | None],
-    cost: Callable[[Candidate, float], float | None],
-    below: float = math.inf,
-) -> tuple[float, Candidate] | None:
-    """The least cost and the candidate that has it, of equal ones the first; None if there is none
-    below a limit.
-
-    bound: a cost that a candidate has at least; None leaves it out.
-    cost:  what it costs, None if that is not below the second argument or if it does not fit.
-           Expensive, so not asked where the bound tells.
-    """
-    bounds = [bound(candidate) for candidate in candidates]
-    order = sorted((least, index) for index, least in enumerate(bounds) if least is not None)
-    best = None
-    for least, index in order:
-        if least >= below:
+    limit = target.hbm_limit or math.inf
+    pairs = [
+        (s, t)
+        for s, t in itertools.product(_sampling(load, target), _training(load, target))
+        if max(s.arrays + _copy(s, t), t.arrays) <= limit
+    ]
+    pairs.sort(key=lambda pair: pair[0].seconds + pair[1].seconds)
+    finalists: list[tuple[float, Workload]] = []
+    for s, t in pairs:
+        seconds = t.compiled_seconds(compiler, limit)
+        if seconds < math.inf:
+            seconds += s.compiled_seconds(compiler, limit - _copy(s, t))
+        if seconds < math.inf:
+            finalists.append((seconds, _combined(s.load, t.load)))
+        if len(finalists) == FINALISTS:
             break
-        found = cost(candidates[index], below)
-        if found is not None:
-            best, below = (found, candidates[index]), found
-    return best
+    if not finalists:
+        raise UserError(
+            f"--fit: no batch sizes and meshes fit on {target.name}; take more devices or a smaller"
+            " model"
+        )
+    return min(finalists, key=lambda finalist: finalist[0])[1]
 
 
-def _sampling(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
-    config = subject.config
-    request, _ = mesh_requests(config, subject.shape, subject.dtype)
-    for sizes in fitting(request, hardware):
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    """A batch size and a mesh for sampling or for training."""
+
+    load: Workload
+    chip: Chip
+    mesh: Sizes
+    base: int
+    """Bytes of the base weights on one device."""
+    own_weights: bool
+    """Whether sampling needs other weights than training even on the same mesh."""
+    programs: Sequence[tuple[Program, float]]
+    """The largest programs, each with the number of calls that stands for its stage."""
+
+    @functools.cached_property
+    def arrays(self) -> int:
+        """Bytes on one device of the largest program's arguments and resident arrays."""
+        calls = [program.call for program, _ in self.programs]
+        return max(device_bytes((call.arguments, call.resident)) for call in calls)
+
+    @functools.cached_property
+    def seconds(self) -> float:
+        """The least time of the whole stage."""
+        return self._seconds([least_received_bytes(self.load, p) for p, _ in self.programs])
+
+    def compiled_seconds(self, compiler: Compiler, memory: float) -> float:
+        """The time of the whole stage with the communication of its compiled programs.
+
+        Infinite if one of them needs more memory than there is.
+        """
+        received = []
+        for program, _ in self.programs:
+            needed = compiler.start(program).result()
+            resident = device_bytes(program.call.resident)
+            total = resident + (needed.memory if isinstance(needed, Compiled) else needed)
+            logger.info("%s on %s: %.2f GiB", program.name, self.mesh, total / 2**30)
+            if isinstance(needed, int) or total > memory:
+                return math.inf
+            received.append(needed.received)
+        return self._seconds(received)
+
+    def _seconds(self, received: Sequence[float]) -> float:
+        return sum(
+            calls * (seconds + network / self.chip.interconnect)
+            for (_, calls), seconds, network in zip(
+                self.programs, self._alone, received, strict=True
+            )
+        )
+
+    @functools.cached_property
+    def _alone(self) -> list[float]:
+        """Seconds of one call of each program without communication."""
+        return [self.chip.seconds(*program_work(program))[0] for program, _ in self.programs]
+
+
+def _copy(sampling: _Candidate, training: _Candidate) -> int:
+    """Bytes of training's weights that stay on each device during sampling."""
+    shared = sampling.mesh == training.mesh and not sampling.own_weights
+    return 0 if shared else training.base
+
+
+def _combined(sampling: Workload, training: Workload) -> Workload:
+    names = ("sampling", "evaluation", "sampling_mesh")
+    sections = {name: getattr(sampling.config, name) for name in names}
+    return dataclasses.replace(training, config=dataclasses.replace(training.config, **sections))
+
+
+def _sampling(load: Workload, target: Target) -> Iterator[_Candidate]:
+    config = load.config
+    request, _ = mesh_requests(config, load.shape, load.dtype)
+    for sizes in fitting(request, Hardware.of(target.devices, target.hbm_limit)):
         questions = sizes.batch
         while questions <= MOST_QUESTIONS:
             changed = dataclasses.replace(
@@ -140,125 +156,77 @@ def _sampling(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
                 evaluation=dataclasses.replace(config.evaluation, questions_per_batch=questions),
                 sampling_mesh=MeshConfig(*sizes),
             )
-            yield dataclasses.replace(subject, config=changed)
+            yield _candidate(dataclasses.replace(load, config=changed), sizes, target, "sampling")
             questions *= 2
 
 
-def _learning(subject: Subject, hardware: Hardware) -> Iterator[Subject]:
-    config = subject.config
-    batch = math.gcd(config.sft.batch_size, config.dpo.batch_size)
+def _training(load: Workload, target: Target) -> Iterator[_Candidate]:
+    batch = math.gcd(load.config.sft.batch_size, load.config.dpo.batch_size)
     for micro in (size for size in range(1, batch + 1) if batch % size == 0):
-        sft = dataclasses.replace(config.sft, micro_batch_size=micro)
-        dpo = dataclasses.replace(config.dpo, micro_batch_size=micro)
-        smaller = dataclasses.replace(config, sft=sft, dpo=dpo)
+        config = dataclasses.replace(
+            load.config,
+            sft=dataclasses.replace(load.config.sft, micro_batch_size=micro),
+            dpo=dataclasses.replace(load.config.dpo, micro_batch_size=micro),
+        )
+        request = mesh_requests(config, load.shape, load.dtype)[1]
         try:
-            request = mesh_requests(smaller, subject.shape, subject.dtype)[1]
-            meshes = fitting(request, hardware)
+            meshes = fitting(request, Hardware.of(target.devices, target.hbm_limit))
         except UserError:  # no mesh for so few rows
             continue
         for sizes in meshes:
-            changed = dataclasses.replace(smaller, training_mesh=MeshConfig(*sizes))
-            yield dataclasses.replace(subject, config=changed)
+            changed = dataclasses.replace(config, training_mesh=MeshConfig(*sizes))
+            yield _candidate(dataclasses.replace(load, config=changed), sizes, target, "training")
 
 
-def _with_sampling(training: Subject, sampling: Subject) -> Subject:
-    """A candidate of training with the settings of one of sampling."""
-    changed = dataclasses.replace(
-        training.config,
-        sampling=sampling.config.sampling,
-        evaluation=sampling.config.evaluation,
-        sampling_mesh=sampling.config.sampling_mesh,
-    )
-    return dataclasses.replace(training, config=changed)
-
-
-def _deciding(subject: Subject, place: Place, what: str) -> list[tuple[Program, float]]:
-    """The programs that decide about a candidate, each with the number of its calls that the run's
-    time is reckoned as: those of the most tokens, of the last role or of the longest rows, for all
-    tokens of their stage, the largest prefill, and what enlarges the cache, for its memory."""
-    listed = subject.programs(place)[2]
+def _candidate(load: Workload, sizes: Sizes, target: Target, what: str) -> _Candidate:
+    assert target.chip is not None
+    mesh = build(sizes, target.devices)
+    trained, sampled = models(load.config, load.shape, load.dtype, Meshes(mesh, mesh))
     if what == "training":
-        updates = [program for program in listed if program.updates]
-        return [_for_all(max(updates, key=lambda program: program.tokens), updates)]
-    found = []
-    for stage in SAMPLING_STAGES:
-        decodes = [program for program in listed if program.stage == stage and program.tokens]
-        found += [_for_all(decodes[-1], decodes)] if decodes else []
-    role = subject.load.roles[-1].name
-    for kind in ("prefill", "grow"):
-        largest = [p for p in listed if p.name.startswith(f"trees/{role}/{kind}-")][-1:]
-        found += [(program, program.calls) for program in largest]
-    return found
+        policy = Policy(trained, load.config.training.method)
+        updates = [p for p in training_programs(load, policy) if p.updates]
+        largest = [_for_all(max(updates, key=lambda p: p.call.tokens), updates)]
+    else:
+        sampler = create_sampler(load.config, sampled, load.stop_ids)
+        trees = list(sampling_programs(load, sampler, "trees"))
+        largest = []
+        for listed in (trees, list(sampling_programs(load, sampler, "evaluation"))):
+            decodes = [program for program in listed if program.call.tokens]
+            largest.append(_for_all(decodes[-1], decodes))
+        for kind in ("prefill", "grow"):  # the last of the last role is the largest
+            chosen = [program for program in trees if program.call.name.startswith(kind)][-1:]
+            largest += [(program, program.call.count) for program in chosen]
+    own_weights = trained.lora != sampled.lora
+    base = device_bytes(base_weights(trained))
+    return _Candidate(load, target.chip, sizes, base, own_weights, largest)
 
 
 def _for_all(program: Program, others: Sequence[Program]) -> tuple[Program, float]:
-    return program, sum(other.tokens * other.calls for other in others) / program.tokens
+    """A program with the number of calls in which it would do the tokens of the others."""
+    tokens = sum(other.call.tokens * other.call.count for other in others)
+    return program, tokens / program.call.tokens
 
 
-def _bound(place: Place, what: str, subject: Subject) -> float | None:
-    """Seconds of a run's sampling or training, at least; None if even the arguments of a program
-    are more than there is."""
-    assert place.chip is not None
-    seconds = 0.0
-    for program, calls in _deciding(subject, place, what):
-        if place.hbm_limit is not None and argument_bytes(program) > place.hbm_limit:
-            return None
-        traced = program.function.trace(*program.arguments)
-        done = work(traced.jaxpr.jaxpr, program.mesh, program.loop_steps)
-        alone = place.chip.seconds(done.flops, done.bytes_accessed)[0]
-        network = least_received_bytes(subject, program) / place.chip.interconnect
-        seconds += calls * (alone + network)
-    return seconds
-
-
-def least_received_bytes(subject: Subject, program: Program) -> float:
+def least_received_bytes(load: Workload, program: Program) -> float:
     """Bytes that a device receives at least in a call of a decode, a prefill or an update.
 
     With weights split over "tensor", every layer sums its two outputs, and in the backward pass the
-    gradients of its two inputs (Megatron-LM, arXiv 1909.08053); a decode also collects its logits.
-    Weights split over "fsdp" are collected for every token sampled, and in training forward and
+    gradients of its two inputs (Megatron-LM, arXiv 1909.08053); a decode also gathers its logits.
+    Weights split over "fsdp" are gathered for every token sampled, and in training forward and
     backward, in every micro-batch.
     """
-    shape, item, mesh = subject.shape, subject.dtype.itemsize, program.mesh
+    shape, item, mesh = load.shape, load.dtype.itemsize, program.mesh
     passes = 2 if program.updates else 1
     others = (mesh.tensor - 1) / mesh.tensor
-    tokens = program.tokens / (mesh.data * mesh.fsdp)
+    tokens = program.call.tokens / (mesh.data * mesh.fsdp)
     # Of the last layer only the keys and values of prompts are needed.
     sums = 2 * passes * (shape.num_layers - 1) * tokens * shape.d_model * item
     logits = 0 if program.updates else tokens * shape.vocab_size * 4
     tables = shape.vocab_size * shape.d_model * (1 if shape.tie_embeddings else 2)
     weights = (shape.num_parameters - tables) * item / mesh.tensor
-    gathers = program.loop_steps
+    gathers = program.call.loop_steps
     if program.updates:
-        config = getattr(subject.config, program.stage)
-        gathers = 2 * config.batch_size // (config.micro_batch_size or config.batch_size)
+        options = getattr(load.config, program.stage)
+        gathers = 2 * options.batch_size // (options.micro_batch_size or options.batch_size)
     gathered = gathers * weights * (mesh.fsdp - 1) / mesh.fsdp
     return 2 * others * sums + others * logits + gathered
-
-
-def _cost(
-    place: Place, what: str, compile: Compile, subject: Subject, below: float
-) -> float | None:
-    """Seconds of a run's sampling or training; None if they are not below a limit, or if a program
-    does not fit."""
-    assert place.chip is not None
-    seconds = 0.0
-    for program, calls in _deciding(subject, place, what):
-        found = estimated(program, place.hbm_limit, place.chip, compile)
-        alone = place.chip.seconds(found.work.flops, found.work.bytes_accessed)[0]
-        network = (found.network_bytes or 0.0) / place.chip.interconnect
-        logger.info(
-            "%s on %s with %s: %.2f GiB, which %s; %.1f ms and %.1f ms of communication",
-            *(program.name, program.mesh, _batch(subject.config, what), found.hbm_bytes / 2**30),
-            *("fits" if found.fits else "does not fit", alone * 1e3, network * 1e3),
-        )
-        seconds += calls * (alone + network)
-        if not found.fits or seconds >= below:
-            return None
-    return seconds
-
-
-def _batch(config: Config, what: str) -> str:
-    if what == "sampling":
-        return f"sampling.questions_per_batch={config.sampling.questions_per_batch}"
-    return f"micro_batch_size={config.sft.micro_batch_size}"

@@ -1,137 +1,52 @@
-"""A run's plan: what its programs need, whether that is there, what the run amounts to."""
+"""The plan of a run: whether its programs fit, what would make them fit, and its totals."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
-from malt_jax.checkpoints.checkpoint import StoredCheckpoint
-from malt_jax.config import Config
 from malt_jax.errors import UserError
 from malt_jax.malt.experiment import mesh_requests
-from malt_jax.model.config import LlamaConfig
-from malt_jax.planning.chips import CHIPS, Chip
-from malt_jax.planning.estimate import Compile, Estimate, estimates, shard_bytes
-from malt_jax.planning.programs import Program, programs
-from malt_jax.planning.topologies import (
-    Topology,
-    compilations_at_once,
-    describe_devices,
-    usable_hbm,
-)
-from malt_jax.planning.workload import Assumptions, Workload, workload
+from malt_jax.planning.estimate import Estimate
+from malt_jax.planning.programs import Program, Workload
+from malt_jax.planning.targets import Target
+from malt_jax.progress import duration
+from malt_jax.sharding.calls import device_bytes
 from malt_jax.sharding.mesh import Hardware, Meshes, Sizes, build, choose
 
+STAGES = ("trees", "sft", "dpo", "evaluation")
 SAMPLING_STAGES = ("trees", "evaluation")
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """The devices that a run is planned for."""
-
-    name: str
-    devices: tuple[Any, ...]
-    chips: int
-    chip: Chip | None
-    """None where no peak numbers are known."""
-    hbm_limit: int | None
-    """Bytes of a device that a program may use; None where nothing tells."""
+def target_meshes(load: Workload, target: Target) -> Meshes:
+    """The run's meshes on a target. Raises UserError for a mesh that does not fit."""
+    hardware = Hardware.of(target.devices, target.hbm_limit)
+    sizes = choose(*mesh_requests(load.config, load.shape, load.dtype), hardware)
+    return Meshes(*(build(each, target.devices) for each in sizes))
 
 
-def place_of(topology: Topology | None) -> Place:
-    """The devices of a topology, or those at hand. Raises UserError as `describe_devices`."""
-    devices = jax.devices() if topology is None else describe_devices(topology)
-    kind = devices[0].device_kind
-    if topology is None:
-        name, chips = f"{len(devices)} x {kind}", len(devices)
-    else:
-        name, chips = topology.name, topology.chips
-    return Place(name, tuple(devices), chips, CHIPS.get(kind), usable_hbm(devices[0]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is planned: a configuration with its model's shape and the size of the run."""
-
-    config: Config
-    shape: LlamaConfig
-    dtype: Any
-    load: Workload
-
-    @classmethod
-    def of(cls, config: Config, assumed: Assumptions, place: Place) -> Subject:
-        """Reads the model's shape, tokenizer and prompts, and no weights. Raises UserError."""
-        dtype = config.model.resolve_dtype(place.devices[0].platform)
-        stored = StoredCheckpoint(config.model.name, config.model.tokenizer)
-        return cls(
-            config,
-            stored.config,
-            jnp.dtype(dtype),
-            workload(config, stored.tokenizer, assumed),
-        )
-
-    def programs(self, place: Place) -> tuple[Sizes, Sizes, list[Program]]:
-        """The sizes of the meshes for sampling and for training, and the programs on them.
-
-        Raises UserError for a mesh that does not fit.
-        """
-        hardware = Hardware.of(place.devices, place.hbm_limit)
-        requests = mesh_requests(self.config, self.shape, self.dtype)
-        sampling, training = choose(*requests, hardware)
-        meshes = Meshes(*(build(sizes, place.devices) for sizes in (sampling, training)))
-        listed = programs(self.config, self.shape, self.dtype, meshes, self.load)
-        return sampling, training, listed
-
-
-def plan(
-    subject: Subject,
-    place: Place,
-    compile: Compile,
-    only: Sequence[str] = ("",),
-    on_done: Callable[[int, int, str], None] = lambda done, total, last: None,
-) -> Plan:
-    """Compiles the programs of a run.
-
-    only:    parts of the names of the programs that are wanted.
-    on_done: called with the number of programs that are done, first with 0, the number of all, and
-        the name of the last one done.
-
-    Raises UserError for a mesh that does not fit, and if no program is wanted.
-    """
-    sampling, training, listed = subject.programs(place)
-    wanted = [p for p in listed if any(part in p.name for part in only)]
+def with_names(programs: Sequence[Program], parts: Sequence[str]) -> list[Program]:
+    """The programs with one of these parts in their name. Raises UserError if there is none."""
+    wanted = [program for program in programs if any(part in program.name for part in parts)]
     if not wanted:
-        names = ", ".join(program.name for program in listed)
-        raise UserError(f"--only {' '.join(only)}: no program has such a name; there are {names}")
-    listed = wanted
-    on_done(0, len(listed), "")
-    found = estimates(
-        listed,
-        place.hbm_limit,
-        place.chip,
-        compile,
-        workers=compilations_at_once(place.devices[0]),
-        on_done=lambda done, last: on_done(done, len(listed), last.name),
-    )
-    return Plan(
-        place, subject.config, subject.shape, subject.load, sampling, training, tuple(found)
-    )
+        names = ", ".join(program.name for program in programs)
+        raise UserError(f"--only {' '.join(parts)}: no program has such a name; there are {names}")
+    return wanted
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run on some devices needs."""
+    """The needs of a run on some devices."""
 
-    place: Place
-    config: Config
-    shape: LlamaConfig
+    target: Target
     load: Workload
-    sampling: Sizes
-    training: Sizes
+    meshes: Meshes
     estimates: tuple[Estimate, ...]
 
     @property
@@ -145,24 +60,26 @@ class Plan:
             if estimate.seconds is None:
                 return None
             if stage in (None, estimate.program.stage):
-                total += estimate.program.calls * estimate.seconds
+                total += estimate.program.call.count * estimate.seconds
         return total / 3600
 
     def totals(self, price: float | None) -> dict[str, Any]:
-        """What the run amounts to. price: of one chip for an hour."""
-        called = [(e.program, e.program.calls) for e in self.estimates]
-        sampled = sum(p.tokens * n for p, n in called if p.stage in SAMPLING_STAGES)
-        trained = sum(p.tokens * n for p, n in called if p.stage not in SAMPLING_STAGES)
-        updates = sum(n for p, n in called if p.updates)
+        """Tokens, updates, hours and dollars of the run. price: dollars of one chip-hour."""
+        programs = [estimate.program for estimate in self.estimates]
+        tokens = {
+            stage: sum(p.call.tokens * p.call.count for p in programs if p.stage == stage)
+            for stage in STAGES
+        }
+        sampled = sum(tokens[stage] for stage in SAMPLING_STAGES)
         hours = self.hours()
-        chip_hours = None if hours is None else hours * self.place.chips
+        chip_hours = None if hours is None else hours * self.target.chips
         totals = {
             "sampled_tokens": sampled,
-            "trained_tokens": trained,
-            "tokens": sampled + trained,
-            "steps": updates,
+            "trained_tokens": sum(tokens.values()) - sampled,
+            "tokens": sum(tokens.values()),
+            "steps": sum(p.call.count for p in programs if p.updates),
             "hours": hours,
-            "chips": self.place.chips,
+            "chips": self.target.chips,
             "chip_hours": chip_hours,
         }
         if price is not None:
@@ -172,92 +89,162 @@ class Plan:
     def to_json(self, price: float | None) -> dict[str, Any]:
         """The plan as one JSON object; bytes, operations and seconds are those of one call on one
         device."""
+        load = self.load
         return {
-            "topology": self.place.name,
-            "model": self.config.model.name,
-            "parameters": self.shape.num_parameters,
-            "sampling_mesh": self.sampling._asdict(),
-            "training_mesh": self.training._asdict(),
+            "topology": self.target.name,
+            "model": load.config.model.name,
+            "parameters": load.shape.num_parameters,
+            "sampling_mesh": Sizes.of(self.meshes.sampling)._asdict(),
+            "training_mesh": Sizes.of(self.meshes.training)._asdict(),
             "assumed": {
-                "completion_tokens": self.load.completion_tokens,
-                "train_questions": self.load.train_questions,
-                "test_questions": self.load.test_questions,
-                "rows": dict(zip(self._roles, self.load.rows, strict=True)),
-                "pairs": dict(zip(self._roles, self.load.pairs, strict=True)),
+                "completion_tokens": load.completion_tokens,
+                "train_questions": load.train_questions,
+                "test_questions": load.test_questions,
+                "rows": {role.name: role.rows for role in load.roles},
+                "pairs": {role.name: role.pairs for role in load.roles},
             },
             "fits": self.fits,
             "programs": [self._program(estimate) for estimate in self.estimates],
             "run": self.totals(price),
         }
 
-    @property
-    def _roles(self) -> list[str]:
-        return [role.name for role in self.load.roles]
-
     def _program(self, estimate: Estimate) -> dict[str, Any]:
-        memory = estimate.memory
+        compiled = estimate.compiled
+        memory = compiled and {
+            "arguments": compiled.arguments,
+            "temporaries": compiled.temporaries,
+            "output": compiled.output,
+            "resident": estimate.resident,
+        }
         described = {
             "name": estimate.program.name,
             "fits": estimate.fits,
             "hbm_bytes": estimate.hbm_bytes,
-            "hbm_limit_bytes": self.place.hbm_limit,
-            "hbm": None if memory is None else dataclasses.asdict(memory),
-            "flops": estimate.work.flops,
-            "bytes_accessed": estimate.work.bytes_accessed,
-            "network_bytes": estimate.network_bytes,
+            "hbm_limit_bytes": self.target.hbm_limit,
+            "hbm": memory,
+            **estimate.work._asdict(),
+            "network_bytes": compiled and compiled.received,
             "roofline_seconds": estimate.seconds,
-            "bound_by": estimate.binds,
-            "calls": estimate.program.calls,
+            "bound_by": estimate.limit,
+            "calls": estimate.program.call.count,
         }
         if not estimate.fits:
-            described["remedies"] = remedies(self, estimate)
+            described["remedies"] = self.remedies(estimate)
         return described
 
-
-def remedies(plan: Plan, estimate: Estimate) -> list[str]:
-    """What would make a program fit, by its memory's growth with batch and mesh."""
-    limit = plan.place.hbm_limit
-    if estimate.fits or limit is None:
-        return []
-    config, stage = plan.config, estimate.program.stage
-    found = []
-    fixed = _weight_bytes(estimate)
-    growing = max(1, estimate.hbm_bytes - fixed)
-    share = (limit - fixed) / growing
-    if stage in SAMPLING_STAGES:
-        section, sizes = "sampling_mesh", plan.sampling
-        option = "sampling" if stage == "trees" else "evaluation"
-        now = getattr(config, option).questions_per_batch
-        if (fewer := _smaller(now, share, sizes.batch)) is not None:
-            found.append(f"{option}.questions_per_batch={fewer}")
-    else:
-        section, sizes = "training_mesh", plan.training
-        options = getattr(config, stage)
-        now = options.micro_batch_size or options.batch_size
-        if (fewer := _smaller(now, share, sizes.batch)) is not None and now % fewer == 0:
-            found.append(f"{stage}.micro_batch_size={fewer}")
-        if not config.training.remat:
-            found.append("training.remat=true")
-    more = [
-        f"{section}.{axis}={2 * size}"
-        for axis, size in (("tensor", sizes.tensor), ("fsdp", sizes.fsdp))
-        if sizes.data > 1 or (axis == "tensor" and sizes.fsdp > 1)
-    ]
-    found += more[:1] if share > 0 else more
-    return found or ["more devices, or a smaller model"]
-
-
-def _weight_bytes(estimate: Estimate) -> int:
-    """Bytes of the arguments that do not grow with the batch: weights and optimiser state."""
-    arrays = [x for x in jax.tree.leaves(estimate.program.weights) if hasattr(x, "shape")]
-    return sum(shard_bytes(array) for array in arrays)
+    def remedies(self, estimate: Estimate) -> list[str]:
+        """Options that would make a program fit, by its memory's growth with batch and mesh."""
+        limit, config, stage = self.target.hbm_limit, self.load.config, estimate.program.stage
+        if estimate.fits or limit is None:
+            return []
+        found = []
+        fixed = device_bytes(estimate.program.weights)
+        share = (limit - fixed) / max(1, estimate.hbm_bytes - fixed)
+        if stage in SAMPLING_STAGES:
+            section, sizes = "sampling_mesh", Sizes.of(self.meshes.sampling)
+            option = "sampling" if stage == "trees" else "evaluation"
+            now = getattr(config, option).questions_per_batch
+            if (fewer := _smaller(now, share, sizes.batch)) is not None:
+                found.append(f"{option}.questions_per_batch={fewer}")
+        else:
+            section, sizes = "training_mesh", Sizes.of(self.meshes.training)
+            options = getattr(config, stage)
+            now = options.micro_batch_size or options.batch_size
+            if (fewer := _smaller(now, share, sizes.batch)) is not None and now % fewer == 0:
+                found.append(f"{stage}.micro_batch_size={fewer}")
+            if not config.training.remat:
+                found.append("training.remat=true")
+        more = [
+            f"{section}.{axis}={2 * size}"
+            for axis, size in (("tensor", sizes.tensor), ("fsdp", sizes.fsdp))
+            if sizes.data > 1 or (axis == "tensor" and sizes.fsdp > 1)
+        ]
+        found += more[:1] if share > 0 else more
+        return found or ["more devices, or a smaller model"]
 
 
 def _smaller(now: int, share: float, multiple: int) -> int | None:
     """The largest power of two times `multiple` below `now` for which memory would suffice."""
-    best = None
-    size = multiple
+    best, size = None, multiple
     while size < now and size <= now * share:
-        best = size
-        size *= 2
+        best, size = size, 2 * size
     return best
+
+
+def print_plan(plan: Plan, price: float | None, console: Console) -> None:
+    """Prints the needs of every program, remedies for those that do not fit, and the totals."""
+    target = plan.target
+    console.print(_heading(plan), soft_wrap=True, highlight=False)
+    limit = "?" if target.hbm_limit is None else _gib(target.hbm_limit)
+    table = Table(title=f"{target.name}: one call on one device of {limit} GiB", box=box.SIMPLE)
+    sizes = ("arguments", "temporaries", "GiB", "fits", "TFLOP", "GB", "net GB", "ms")
+    for heading in ("program", *sizes, "bound", "calls"):
+        left = heading in ("program", "bound")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for estimate in plan.estimates:
+        needed, work = estimate.compiled, estimate.work
+        table.add_row(
+            estimate.program.name,
+            "" if needed is None else _gib(needed.arguments),
+            "" if needed is None else _gib(needed.temporaries),
+            _gib(estimate.hbm_bytes),
+            "yes" if estimate.fits else "NO",
+            f"{work.flops / 1e12:,.3f}",
+            f"{work.bytes_accessed / 1e9:,.2f}",
+            "" if needed is None else f"{needed.received / 1e9:,.2f}",
+            "" if estimate.seconds is None else f"{estimate.seconds * 1e3:,.1f}",
+            estimate.limit or "",
+            f"{estimate.program.call.count:,}",
+        )
+    # A number that is cut off is a wrong number, in a file and in a narrow window too.
+    width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console.width = max(console.width, width)
+    console.print(table)
+    for estimate in plan.estimates:
+        if not estimate.fits:
+            advice = ", or ".join(plan.remedies(estimate))
+            line = f"{estimate.program.name} does not fit; try {advice}"
+            console.print(line, soft_wrap=True, highlight=False)
+    console.print(_totals(plan, price), soft_wrap=True, highlight=False)
+
+
+def _heading(plan: Plan) -> str:
+    load, config = plan.load, plan.load.config
+    sampling, training = Sizes.of(plan.meshes.sampling), Sizes.of(plan.meshes.training)
+    longest = max(role.prompt_tokens for role in load.roles) + load.completion_tokens
+    return (
+        f"{config.model.name}, {load.shape.num_parameters / 1e9:.2f} billion parameters;"
+        f" {load.train_questions} training questions, {load.test_questions} test questions,"
+        f" {config.sampling.questions_per_batch} trees at once; completions of"
+        f" {load.completion_tokens} tokens, longest sequence {longest}\n"
+        f"sampling on {sampling}, training on {training}"
+    )
+
+
+def _totals(plan: Plan, price: float | None) -> str:
+    totals = plan.totals(price)
+    lines = [
+        f"these programs: {totals['sampled_tokens'] / 1e6:,.1f} million tokens sampled,"
+        f" {totals['trained_tokens'] / 1e6:,.1f} million trained on, padding included, in"
+        f" {totals['steps']:,} updates"
+    ]
+    if totals["hours"] is None:
+        return lines[0]
+    parts = [
+        f"{stage} {duration(3600 * hours)}" for stage in STAGES if (hours := plan.hours(stage))
+    ]
+    lines.append(
+        f"at the published peaks: {totals['hours']:.1f} hours on {totals['chips']} chips,"
+        f" {totals['chip_hours']:.0f} chip-hours ({', '.join(parts)})"
+    )
+    if price is not None:
+        lines.append(f"at {price:g} dollars per chip-hour: {totals['dollars']:,.0f} dollars")
+    lines.append(
+        "A real run takes longer: it does not reach the peaks, overlaps only a part of its"
+        " communication, and also compiles, loads and grades."
+    )
+    return "\n".join(lines)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f}"

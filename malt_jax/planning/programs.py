@@ -1,300 +1,291 @@
-"""The programs that a run executes, with arguments of the shapes and places that they have there.
+"""The size of a run, and the compiled programs that it calls.
 
-Nothing is computed and nothing allocated: all arguments are abstract. They come from the functions
-that the run itself calls, wherever these can be asked without arrays.
+`Sampler.calls` and `training_calls` list the programs; here they are multiplied by batches, rounds
+and roles. All arguments are abstract: nothing is computed and nothing allocated.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
+from malt_jax import tasks
+from malt_jax.checkpoints.checkpoint import StoredCheckpoint
+from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.config import Config
-from malt_jax.malt.experiment import models
-from malt_jax.malt.objectives import Dpo, Objective, Sft
+from malt_jax.errors import UserError
+from malt_jax.malt.experiment import create_sampler, models
+from malt_jax.malt.objectives import objectives
+from malt_jax.malt.prompts import Pipeline
+from malt_jax.malt.roles import load_roles
 from malt_jax.model.config import LlamaConfig
-from malt_jax.model.levels import Level, level_spec
 from malt_jax.model.llama import Llama, Params, variable_specs
-from malt_jax.planning.workload import RoleLengths, Workload
-from malt_jax.sampling.cache import bucket, prefill
-from malt_jax.sampling.decode import cache_sizes, decode_chunk, decode_state_spec, grow
-from malt_jax.sampling.token import SamplingParameters
+from malt_jax.sampling.sampler import Sampler
+from malt_jax.sharding.calls import Call
 from malt_jax.sharding.mesh import Meshes, Sizes
-from malt_jax.sharding.rules import ArraySpec, abstract, array_specs, batch_shards
-from malt_jax.training.batches import BATCH_AXES, Batch, Batches, Example
-from malt_jax.training.optimizer import epochs_for
+from malt_jax.sharding.rules import abstract
+from malt_jax.tasks.base import Split, Task
+from malt_jax.tasks.rows import RowsTask
+from malt_jax.training.batches import Batch, Batches, Example
+from malt_jax.training.loop import training_calls
 from malt_jax.training.policy import Policy
-from malt_jax.training.step import (
-    completion_logps,
-    state_spec,
-    train_step,
-)
+from malt_jax.training.step import train_step
 
-STOP_IDS = 3
-"""Stop tokens of Llama 3.1 Instruct; their number hardly matters."""
+QUESTION_TOKENS = 256
+"""Tokens of the longest question where the questions are not on this machine."""
+SAMPLE = 2000
+"""Questions whose tokens are counted; a generated task may have a million."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """Numbers that are not known before the run."""
+
+    question_tokens: int | None = None
+    """Tokens of the longest question; None: counted, or QUESTION_TOKENS."""
+    completion_tokens: int | None = None
+    """Tokens of every completion; None: sampling.max_tokens, the most there can be."""
+    accuracy: float = 0.5
+    """Share of the completions that are correct, independently of each other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RoleWork:
+    """The size of one role's work."""
+
+    name: str
+    branching: int
+    levels: tuple[tuple[str, int], ...]
+    """Name and tokens of every level of its prompt: root, question, each earlier role."""
+    rows: int
+    """SFT rows in a round."""
+    pairs: int
+    """Preference pairs in a round."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(length for _, length in self.levels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A run as its programs depend on it."""
+
+    config: Config
+    shape: LlamaConfig
+    dtype: Any
+    stop_ids: tuple[int, ...]
+    completion_tokens: int
+    """Of every completion."""
+    train_questions: int
+    test_questions: int
+    roles: tuple[RoleWork, ...]
+
+    @classmethod
+    def of(cls, config: Config, assumed: Assumptions, platform: str) -> Workload:
+        """Reads the model's shape, the tokenizer, the prompts and the questions, but no weights.
+
+        Of a data set on the hub only the published number of its questions is used.
+
+        Raises UserError for a model, a task or a prompt that cannot be used.
+        """
+        stored = StoredCheckpoint(config.model.name, config.model.tokenizer)
+        tokenizer = stored.tokenizer
+        task = tasks.create(config.task)
+        pipeline = Pipeline.of(load_roles(config.pipeline.roles, task.prompts), tokenizer)
+        train, longest_train = _questions(task, "train", config.task.train_questions, tokenizer)
+        test, longest_test = _questions(task, "test", config.test_limit, tokenizer)
+        question = assumed.question_tokens or max(longest_train, longest_test)
+        most = config.sampling.max_tokens
+        completion = min(assumed.completion_tokens or most, most)
+        return cls(
+            config,
+            stored.config,
+            jnp.dtype(config.model.resolve_dtype(platform)),
+            tokenizer.stop_ids,
+            completion,
+            train,
+            test,
+            tuple(_roles(config, pipeline, question, completion, train, assumed.accuracy)),
+        )
+
+
+def _questions(
+    task: Task, split: Split, limit: int | None, tokenizer: Tokenizer
+) -> tuple[int, int]:
+    """Number of questions that a run asks of a split, and tokens of the longest of a sample."""
+    if isinstance(task, RowsTask) and getattr(task.config, split) is None:
+        published = getattr(task, split)
+        if published is None:
+            raise UserError(
+                f"the task {task.name!r} has no {split} questions of its own; name a file with"
+                f" task.{split}=FILE"
+            )
+        count = published.questions
+        return count if limit is None else min(limit, count), QUESTION_TOKENS
+    questions = task.questions(split)
+    count = len(questions) if limit is None else min(limit, len(questions))
+    looked_at = range(0, len(questions), max(1, len(questions) // SAMPLE))
+    return count, max(len(tokenizer.encode(questions[index].text)) for index in looked_at)
+
+
+def _roles(
+    config: Config,
+    pipeline: Pipeline,
+    question: int,
+    completion: int,
+    questions: int,
+    accuracy: float,
+) -> Iterator[RoleWork]:
+    """The expected work of every role.
+
+    Of n siblings n·p are correct, and n(n-1)·p(1-p) of the ordered pairs are a correct and a wrong
+    one.
+    """
+    most_rows, most_pairs = (
+        limit or math.inf
+        for limit in (config.credit.max_rows_per_question, config.credit.max_pairs_per_question)
+    )
+    prompts = 1
+    for prompt in pipeline.prompts:
+        levels = [
+            ("root", len(prompt.root)),
+            ("question", question + len(prompt.question_segment(""))),
+        ]
+        for depth, earlier in enumerate(pipeline.names[: prompt.depth], 1):
+            # A completion that the prompt does not show has an empty level.
+            shown = prompt.completion_segment(depth, [-1])
+            fixed = len(prompt.completion_segment(depth, []))
+            levels.append((earlier, completion + fixed if shown else 0))
+        siblings = prompt.role.branching
+        rows = prompts * siblings * accuracy
+        pairs = prompts * siblings * (siblings - 1) * accuracy * (1 - accuracy)
+        yield RoleWork(
+            prompt.role.name,
+            siblings,
+            tuple(levels),
+            round(questions * min(rows, most_rows)),
+            round(questions * min(pairs, most_pairs)),
+        )
+        prompts *= siblings
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One compiled program of a run, and how often it is called."""
+    """A compiled program and its calls in a whole run."""
 
-    name: str
     stage: str
     """trees, evaluation, sft or dpo."""
-    function: Any
-    """A jitted function."""
-    arguments: tuple[Any, ...]
+    role: str
+    call: Call
     mesh: Sizes
-    calls: int
-    loop_steps: int = 1
-    """Iterations of its while loop in one call."""
-    tokens: int = 0
-    """Sampled or trained on in one call."""
-    weights: Any = None
-    """Those of its arguments that do not grow with the batch."""
-    beside: Any = None
-    """Arrays that stay on the devices during a call without being its arguments."""
+    weights: Any
+    """Abstract arrays that do not grow with the batch."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}/{self.role}/{self.call.name}"
 
     @property
     def updates(self) -> bool:
         """Whether a call is an update of weights."""
-        return self.function is train_step
+        return self.call.function is train_step
 
 
-def programs(
-    config: Config, shape: LlamaConfig, dtype: Any, meshes: Meshes, load: Workload
-) -> list[Program]:
-    """Every program of a run whose completions have the workload's length, in the order of first
-    use. Of the sizes that a batch may shrink to when questions finish, only the full one is listed,
-    so that `calls` is an upper bound."""
-    trained, sampled = models(config, shape, dtype, meshes)
-    resident = _resident(trained, sampled)
+def programs(load: Workload, meshes: Meshes) -> list[Program]:
+    """Every program of a run in the order of first use.
+
+    Completions have the workload's length, so batch compaction is left out: `count` is an upper
+    bound for the programs of whole batches, and those of smaller ones need less.
+    """
+    trained, sampled = models(load.config, load.shape, load.dtype, meshes)
+    sampler = create_sampler(load.config, sampled, load.stop_ids)
+    policy = Policy(trained, load.config.training.method)
+    base = base_weights(trained)
+    copied = trained.lora != sampled.lora or not _same_shardings(base, base_weights(sampled))
+    # The base weights of training stay on the devices while sampling has a copy of its own.
+    resident = base if copied else None
     listed = [
-        *_sampling_programs(config, sampled, resident, load, "trees"),
-        *_training_programs(config, Policy(trained, config.training.method), load),
-        *_sampling_programs(config, sampled, resident, load, "evaluation"),
+        *sampling_programs(load, sampler, "trees", resident),
+        *training_programs(load, policy),
+        *sampling_programs(load, sampler, "evaluation", resident),
     ]
-    return [program for program in listed if program.calls]
+    return [program for program in listed if program.call.count]
 
 
-def _variables(model: Llama) -> Params:
-    variables: Params = abstract(model.mesh, variable_specs(model))
-    return variables
-
-
-def _base(model: Llama) -> Params:
-    base: Params = _variables(dataclasses.replace(model, lora=None))["params"]
+def base_weights(model: Llama) -> Params:
+    """Abstract."""
+    base: Params = abstract(model.mesh, variable_specs(model)["params"])
     return base
 
 
-def _resident(trained: Llama, sampled: Llama) -> Params | None:
-    """The base weights as training has them, which stay where they are while sampling has a copy of
-    its own; None if it has none."""
-    base = _base(trained)
-    merged = trained.lora is not None and sampled.lora is None
-    same = jax.tree.map(lambda x, y: x.sharding == y.sharding, base, _base(sampled))
-    return base if merged or not all(jax.tree.leaves(same)) else None
+def _same_shardings(left: Params, right: Params) -> bool:
+    same: bool = jax.tree.all(jax.tree.map(lambda x, y: x.sharding == y.sharding, left, right))
+    return same
 
 
-def _sampling_programs(
-    config: Config, model: Llama, resident: Params | None, load: Workload, stage: str
+def sampling_programs(
+    load: Workload, sampler: Sampler, stage: str, resident: Params | None = None
 ) -> Iterator[Program]:
-    roles = load.roles
+    """The programs of all trees or of the evaluation.
+
+    resident: weights that stay on the devices without being the sampler's.
+    """
+    config, model = load.config, sampler.model
     if stage == "trees":
         questions, asked = config.sampling.questions_per_batch, load.train_questions
-        branching = tuple(role.branching for role in roles)
-        repetitions = [config.rounds] * len(roles)
+        branching = [role.branching for role in load.roles]
     else:
         asked = load.test_questions
         questions = min(config.evaluation.questions_per_batch, asked)
-        branching = (config.evaluation.votes,) + (1,) * (len(roles) - 1)
-        # The untrained and the SFT policy; the policy after DPO from the first role that differs.
-        differs = [role.name in config.training.dpo_roles for role in roles]
-        repetitions = [
-            config.evaluation.seeds * (3 if any(differs[: depth + 1]) else 2)
-            for depth in range(len(roles))
-        ]
-    questions += -questions % batch_shards(model.mesh)
-    variables = _variables(model)
-    batches = math.ceil(asked / questions)
-    for depth, role in enumerate(roles):
-        yield from _role_programs(
-            config,
-            model,
-            variables,
-            resident,
-            f"{stage}/{role.name}",
-            stage,
-            role,
-            (questions, *branching[: depth + 1]),
-            [other.name for other in roles[:depth]],
-            load.completion_tokens,
-            batches * repetitions[depth],
-        )
-
-
-def _role_programs(
-    config: Config,
-    model: Llama,
-    variables: Params,
-    resident: Params | None,
-    name: str,
-    stage: str,
-    role: RoleLengths,
-    nodes: tuple[int, ...],
-    earlier: Sequence[str],
-    completion_tokens: int,
-    batches: int,
-) -> Iterator[Program]:
-    """The programs of `Sampler.sample` for one role: a prefill a level, and decoding."""
-    mesh = _sizes(model)
-    ancestors: tuple[Level, ...] = ()
-    for depth, (length, what) in enumerate(
-        zip(role.levels, ("root", "question", *earlier), strict=True)
-    ):
-        leading = nodes[:depth]
-        # The last token of a prompt is fed by the decode.
-        width = bucket(length - (depth == len(role.levels) - 1))
-        axes = P("batch") if leading else P()
-        tokens, lengths = abstract(
-            model.mesh,
-            (ArraySpec((*leading, width), jnp.int32, axes), ArraySpec(leading, jnp.int32, axes)),
-        )
-        yield Program(
-            f"{name}/prefill-{what}",
-            stage,
-            prefill,
-            (model, variables, tokens, lengths, ancestors),
-            mesh,
-            calls=batches,
-            weights=variables,
-            beside=resident,
-        )
-        ancestors = (*ancestors, abstract(model.mesh, level_spec(model, leading, width)))
-
-    parameters = jax.eval_shape(lambda: SamplingParameters.create(0.0, stop_ids=range(STOP_IDS)))
-    parameters = abstract(model.mesh, array_specs(parameters, P()))
-    chunk, before = config.sampling.chunk, 0
-    state = None
-    for size in cache_sizes(config.sampling.max_tokens, chunk):
-        steps = min(size, completion_tokens) - before
-        if steps <= 0:
-            break
-        if state is not None:
-            yield Program(
-                f"{name}/grow-{size}",
-                stage,
-                grow,
-                (model, state, size),
-                mesh,
-                calls=batches,
-                weights=variables,
-                beside=(variables, ancestors, resident),
-            )
-        state = _decode_state(model, nodes, size)
-        calls = math.ceil(steps / chunk)
-        yield Program(
-            f"{name}/decode-{size}",
-            stage,
-            decode_chunk,
-            (model, variables, ancestors, state, parameters, chunk),
-            mesh,
-            calls=batches * calls,
-            loop_steps=math.ceil(steps / calls),
-            tokens=math.prod(nodes) * math.ceil(steps / calls),
-            weights=variables,
-            beside=resident,
-        )
-        before = size
-
-
-def _decode_state(model: Llama, nodes: tuple[int, ...], size: int) -> Any:
-    return abstract(model.mesh, decode_state_spec(model, nodes, size))
-
-
-def _training_programs(config: Config, policy: Policy, load: Workload) -> Iterator[Program]:
-    base = _base(policy.model)
-    trainable = policy.like()
-    dpo = config.dpo
+        branching = [config.evaluation.votes] + [1] * (len(load.roles) - 1)
+    sampler = dataclasses.replace(sampler, batch=questions)
+    variables = abstract(model.mesh, variable_specs(model))
+    repetitions, policies = config.rounds, 2
     for depth, role in enumerate(load.roles):
-        rows, pairs = load.rows[depth], load.pairs[depth]
-        if rows:
-            batch = _batch(role, load.completion_tokens, config.sft.batch_size, 1, policy)
-            name = f"sft/{role.name}"
-            yield _update(name, policy, Sft(config.sft), base, batch, rows, config.rounds)
-        if role.name not in config.training.dpo_roles or not pairs:
-            continue
-        batch = _batch(role, load.completion_tokens, dpo.batch_size, 2, policy)
-        name = f"dpo/{role.name}"
-        yield Program(
-            f"{name}/reference",
-            "dpo",
-            completion_logps,
-            (policy, base, trainable, batch.replace(reference_logps=None)),
-            _sizes(policy.model),
-            calls=math.ceil(pairs / dpo.batch_size) * config.rounds,
-            tokens=_tokens(batch),
-            weights=(base, trainable),
-        )
-        yield _update(name, policy, Dpo(dpo), base, batch, pairs, config.rounds)
+        if stage == "evaluation":
+            # The untrained and the SFT policy; that of DPO from the first role that has one.
+            policies = 3 if role.name in config.training.dpo_roles else policies
+            repetitions = policies * config.evaluation.seeds
+        nodes = tuple(branching[: depth + 1])
+        times = math.ceil(asked / questions) * repetitions
+        for call in sampler.calls(variables, role.levels, nodes, questions, load.completion_tokens):
+            beside = (call.resident, resident)
+            call = dataclasses.replace(call, count=call.count * times, resident=beside)
+            yield Program(stage, role.name, call, Sizes.of(model.mesh), variables)
 
 
-def _update(
-    name: str,
-    policy: Policy,
-    objective: Objective,
-    base: Params,
-    batch: Batch,
-    rows: int,
-    rounds: int,
-) -> Program:
-    mesh, config = policy.model.mesh, objective.options
-    trainable = policy.like()
-    state = abstract(mesh, state_spec(policy, config))
-    key, total = jax.eval_shape(lambda: (jax.random.key(0), jnp.int32(0)))
-    return Program(
-        f"{name}/update",
-        name.partition("/")[0],
-        train_step,
-        (
-            *(policy, objective, state, base, batch),
-            *abstract(mesh, array_specs((total, key), P())),
-        ),
-        _sizes(policy.model),
-        calls=rounds * (config.epochs or epochs_for(rows)) * math.ceil(rows / config.batch_size),
-        tokens=_tokens(batch),
-        weights=(state, base),
-        beside=trainable,  # what training starts from
-    )
+def training_programs(load: Workload, policy: Policy) -> Iterator[Program]:
+    """The programs of all training stages, with batches of the longest rows."""
+    for role in load.roles:
+        for objective in objectives(load.config, role.name):
+            paired = objective.needs_reference
+            rows, branches = (role.pairs, 2) if paired else (role.rows, 1)
+            if not rows:
+                continue
+            batch = _batch(role, load.completion_tokens, objective.options.batch_size, branches)
+            for call in training_calls(policy, objective, batch, rows):
+                weights = [x for x in call.arguments if not isinstance(x, Batch)]
+                call = dataclasses.replace(call, count=call.count * load.config.rounds)
+                mesh = Sizes.of(policy.model.mesh)
+                yield Program(objective.name, role.name, call, mesh, weights)
 
 
-def _batch(
-    role: RoleLengths, completion: int, batch_size: int, branches: int, policy: Policy
-) -> Batch:
-    """The batch that the longest rows of a role come in."""
-    behind = role.question + sum(role.completions)
-    # They differ after what all prompts begin with.
+def _batch(role: RoleWork, completion: int, batch_size: int, branches: int) -> Batch:
+    """A batch of a role's longest rows. Pairs have the log-probabilities of a reference."""
+    root = role.levels[0][1]
+    # The prompts differ from the question on.
     examples = [
-        Example((0,) * role.root + (number,) * behind, ((0,) * completion,) * branches)
+        Example(
+            (0,) * root + (number,) * (role.prompt_tokens - root), ((0,) * completion,) * branches
+        )
         for number in (1, 2)
     ]
     reference = np.zeros((2, 2), np.float32) if branches == 2 else None
-    batch = Batches(examples, batch_size, seed=0, reference_logps=reference).batch(0, 0)
-    described: Batch = abstract(policy.model.mesh, array_specs(batch, BATCH_AXES))
-    return described
-
-
-def _tokens(batch: Batch) -> int:
-    rows, branches, width = batch.completions.shape
-    return batch.prefix.size + batch.prompts.size + rows * branches * (width - 1)
-
-
-def _sizes(model: Llama) -> Sizes:
-    return Sizes(1, 1, 1) if model.mesh is None else Sizes(*model.mesh.shape.values())
+    return Batches(examples, batch_size, seed=0, reference_logps=reference).batch(0, 0)

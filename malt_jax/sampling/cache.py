@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from malt_jax.model.levels import Level
 from malt_jax.model.llama import Llama, Params, forward
+from malt_jax.sharding.rules import ArraySpec
 
 
 def bucket(size: int) -> int:
@@ -40,6 +42,12 @@ def pad_segments(
     for row, segment in zip(tokens, segments, strict=True):
         row[: len(segment)] = segment
     return tokens.reshape(*leading, -1), lengths.reshape(leading)
+
+
+def segment_specs(leading: tuple[int, ...], width: int) -> tuple[ArraySpec, ArraySpec]:
+    """The ArraySpecs of `pad_segments`' results for a bucket of `width` tokens."""
+    axes = P("batch") if leading else P()
+    return ArraySpec((*leading, width), jnp.int32, axes), ArraySpec(leading, jnp.int32, axes)
 
 
 @functools.partial(jax.jit, static_argnames="model")

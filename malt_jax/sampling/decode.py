@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +21,17 @@ from malt_jax.sampling.cache import append
 from malt_jax.sampling.compaction import Batch, take_questions
 from malt_jax.sampling.completions import Completions, Finish
 from malt_jax.sampling.token import SamplingParameters, draw
-from malt_jax.sharding.rules import ArraySpec, batch_shards, constrain, device_put, to_host, zeros
+from malt_jax.sharding.calls import Call
+from malt_jax.sharding.rules import (
+    ArraySpec,
+    abstract,
+    array_specs,
+    batch_shards,
+    constrain,
+    device_put,
+    to_host,
+    zeros,
+)
 
 ROOM = 64
 """Smallest size of a new cache level: below it another program costs more than it saves."""
@@ -164,9 +176,10 @@ def decode(
     levels = tuple(level_axes(len(level.leading)) for level in ancestors)
     completions = PartialCompletions(state.last.shape, max_tokens)
     batch = Batch.of(len(state.last), batch_shards(mesh), asked)
+    larger = itertools.islice(cache_sizes(max_tokens, chunk), 1, None)
     while True:
         if int(state.step) == state.size:
-            state = grow(model, state, min(2 * state.size, max_tokens))
+            state = grow(model, state, next(larger))
         state = decode_chunk(model, variables, ancestors, state, parameters, chunk)
         completions.follow(batch.rows, state)
         yield completions
@@ -178,6 +191,38 @@ def decode(
             specs = (decode_state_spec(model, state.last.shape, state.size), levels)
             state, ancestors = take_questions(mesh, (state, ancestors), specs, kept)
             batch = batch.take(kept)
+
+
+def decode_calls(
+    model: Llama,
+    variables: Params,
+    ancestors: tuple[Level, ...],
+    nodes: tuple[int, ...],
+    parameters: SamplingParameters,
+    chunk: int,
+    tokens: int,
+) -> Iterator[Call]:
+    """The compiled programs of `decode`, in order, when all completions have `tokens` tokens.
+
+    variables, ancestors: abstract.
+    nodes:                shape of the completions, (Q, n_1, ..., n_d).
+    """
+    mesh, done = model.mesh, 0
+    state: DecodeState
+    replicated = abstract(mesh, array_specs(parameters, P()))
+    for size in cache_sizes(int(parameters.max_tokens), chunk):
+        if done >= tokens:
+            return
+        if done:
+            yield Call(f"grow-{size}", grow, (model, state, size), resident=(variables, ancestors))
+        state = abstract(mesh, decode_state_spec(model, nodes, size))
+        arguments = (model, variables, ancestors, state, replicated, chunk)
+        steps = min(size, tokens) - done
+        count = math.ceil(steps / chunk)
+        steps = math.ceil(steps / count)
+        sampled = math.prod(nodes) * steps
+        yield Call(f"decode-{size}", decode_chunk, arguments, count, steps, sampled)
+        done = size
 
 
 @functools.partial(jax.jit, static_argnames=("model", "chunk"), donate_argnames="state")

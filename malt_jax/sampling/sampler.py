@@ -10,19 +10,21 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
-from malt_jax.model.levels import Level
+from malt_jax.model.levels import Level, level_spec
 from malt_jax.model.llama import Llama, Params
-from malt_jax.sampling.cache import pad_segments, prefill
+from malt_jax.sampling.cache import bucket, pad_segments, prefill, segment_specs
 from malt_jax.sampling.completions import Completions
 from malt_jax.sampling.decode import (
     PartialCompletions,
     cache_sizes,
     decode,
+    decode_calls,
     initial_state,
     node_keys,
 )
 from malt_jax.sampling.token import SamplingParameters
-from malt_jax.sharding.rules import batch_shards, device_put
+from malt_jax.sharding.calls import Call
+from malt_jax.sharding.rules import abstract, batch_shards, device_put
 
 Segments = Sequence[Sequence[int]]
 """Token ids of every node of one level, in row-major order of its leading axes."""
@@ -87,7 +89,8 @@ class Sampler:
         for depth, segments in enumerate(levels):
             leading = nodes[:depth]
             tokens, lengths = pad_segments(segments, leading)
-            tokens, lengths = device_put(mesh, (tokens, lengths), P("batch") if leading else P())
+            specs = segment_specs(leading, tokens.shape[-1])
+            tokens, lengths = device_put(mesh, (tokens, lengths), specs)
             level = prefill(model, variables, tokens, lengths, ancestors)
             ancestors = (*ancestors, level)
         forked = np.repeat(np.array(first, np.int32), nodes[-1]).reshape(nodes)
@@ -97,14 +100,42 @@ class Sampler:
         state = initial_state(model, forked, keys, size)
         yield from decode(model, variables, ancestors, state, self.parameters, self.chunk, asked)
 
-    def _padded(self, request: Request) -> tuple[list[Segments], Int[np.ndarray, " Q"]]:
-        """The levels and question ids with the last question repeated.
+    def calls(
+        self,
+        variables: Params,
+        levels: Sequence[tuple[str, int]],
+        branching: tuple[int, ...],
+        questions: int,
+        completion_tokens: int,
+    ) -> Iterator[Call]:
+        """The compiled programs of `sample`, in order, for a request of `questions` questions.
 
-        The batch becomes as large as `batch`, and a multiple of its shards on the mesh.
+        variables:         abstract.
+        levels:            the name and the longest segment's tokens of every level of the prompts.
+        completion_tokens: of every completion. All end together, so the batch is not compacted.
         """
+        model, mesh = self.model, self.model.mesh
+        nodes = (self._padded_size(questions), *branching)
+        ancestors: tuple[Level, ...] = ()
+        for depth, (name, length) in enumerate(levels):
+            leading = nodes[:depth]
+            width = bucket(length - 1 if depth == len(levels) - 1 else length)
+            segments = abstract(mesh, segment_specs(leading, width))
+            yield Call(f"prefill-{name}", prefill, (model, variables, *segments, ancestors))
+            ancestors = (*ancestors, abstract(mesh, level_spec(model, leading, width)))
+        yield from decode_calls(
+            model, variables, ancestors, nodes, self.parameters, self.chunk, completion_tokens
+        )
+
+    def _padded_size(self, asked: int) -> int:
+        """Questions of a padded batch: at least `batch`, and a multiple of the mesh's shards."""
+        size = max(asked, self.batch)
+        return size + -size % batch_shards(self.model.mesh)
+
+    def _padded(self, request: Request) -> tuple[list[Segments], Int[np.ndarray, " Q"]]:
+        """The levels and question ids with the last question repeated."""
         asked = len(request.questions)
-        missing = max(0, self.batch - asked)
-        missing += -(asked + missing) % batch_shards(self.model.mesh)
+        missing = self._padded_size(asked) - asked
         root, *below = request.levels
         padded = [
             [*segments, *[*segments[-(len(segments) // asked) :]] * missing] for segments in below

@@ -44,6 +44,10 @@ class Sizes(NamedTuple):
     tensor: int
     """Parts of heads, feed-forward and vocabulary, each computed where it lies."""
 
+    @classmethod
+    def of(cls, mesh: Mesh | None) -> Sizes:
+        return cls(1, 1, 1) if mesh is None else cls(*mesh.shape.values())
+
     @property
     def devices(self) -> int:
         return math.prod(self)

@@ -65,6 +65,11 @@ class Batch(flax.struct.PyTreeNode):
     """Log-probabilities of the completions under DPO's reference."""
 
     @property
+    def tokens(self) -> int:
+        """Positions that a forward pass computes, padding included."""
+        return int(self.prefix.size + self.prompts.size + self.completions.size - self.lengths.size)
+
+    @property
     def inputs(self) -> Int[Array, "B n T"]:
         return self.completions[..., :-1]
 

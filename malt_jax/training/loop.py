@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
 from malt_jax.config import SftConfig
 from malt_jax.errors import UserError
-from malt_jax.model.llama import Params
-from malt_jax.sharding.rules import device_put, to_host
-from malt_jax.training.batches import BATCH_AXES, Batches, Example
+from malt_jax.model.llama import Params, variable_specs
+from malt_jax.sharding.calls import Call
+from malt_jax.sharding.rules import abstract, array_specs, device_put, to_host
+from malt_jax.training.batches import BATCH_AXES, Batch, Batches, Example
 from malt_jax.training.optimizer import epochs_for
 from malt_jax.training.policy import Policy
 from malt_jax.training.step import (
@@ -35,15 +37,9 @@ def start_state(policy: Policy, objective: Objective, start: Params) -> TrainSta
     return device_put(mesh, state, state_spec(policy, objective.options))
 
 
-def total_updates(options: SftConfig, batches: Batches) -> int:
-    """The number of updates of a whole training stage.
-
-    Raises UserError when a micro-batch does not divide the batch.
-    """
-    micro = options.micro_batch_size
-    if micro is not None and options.batch_size % micro:
-        raise UserError(f"micro_batch_size={micro} does not divide batch_size={options.batch_size}")
-    return (options.epochs or epochs_for(len(batches.examples))) * batches.steps_per_epoch
+def total_updates(options: SftConfig, rows: int) -> int:
+    """The number of updates of a whole training stage on `rows` examples."""
+    return (options.epochs or epochs_for(rows)) * -(-rows // options.batch_size)
 
 
 def train(
@@ -64,7 +60,7 @@ def train(
     next iteration donates the state. Training that goes on from a state ends in the same bits.
     """
     mesh = policy.model.mesh
-    steps = total_updates(objective.options, batches)
+    steps = total_updates(objective.options, len(batches.examples))
     key, total_steps = device_put(mesh, (jax.random.key(batches.seed), np.int32(steps)), P())
     for step in range(int(state.step), steps):
         batch = device_put(mesh, batches.batch(*divmod(step, batches.steps_per_epoch)), BATCH_AXES)
@@ -87,6 +83,32 @@ def reference_logps(
         values = to_host(completion_logps(policy, base, reference, placed))
         logps[batch.rows[real]] = values[real]
     return logps
+
+
+def training_calls(policy: Policy, objective: Objective, batch: Batch, rows: int) -> Iterator[Call]:
+    """The compiled programs of `reference_logps`, if the batch has such, and of `train`.
+
+    batch: the shape that all batches are taken to have.
+    rows:  the number of examples.
+    """
+    mesh, options = policy.model.mesh, objective.options
+    base, trainable = abstract(mesh, variable_specs(policy.model)["params"]), policy.like()
+    batch = abstract(mesh, array_specs(batch, BATCH_AXES))
+    if batch.reference_logps is not None:
+        arguments = (policy, base, trainable, batch.replace(reference_logps=None))
+        steps = -(-rows // options.batch_size)
+        yield Call("reference", completion_logps, arguments, steps, tokens=batch.tokens)
+    state = abstract(mesh, state_spec(policy, options))
+    scalars = jax.eval_shape(lambda: (jnp.int32(0), jax.random.key(0)))
+    total, key = abstract(mesh, array_specs(scalars, P()))
+    yield Call(
+        "update",
+        train_step,
+        (policy, objective, state, base, batch, total, key),
+        total_updates(options, rows),
+        tokens=batch.tokens,
+        resident=trainable,  # the weights that training starts from
+    )
 
 
 def rows_that_fit(

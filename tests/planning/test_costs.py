@@ -41,8 +41,8 @@ def test_every_iteration_counts() -> None:
     def looped(x, w):
         return jax.lax.while_loop(lambda c: c < 9.0, lambda c: c + product(x, w).sum(), 0.0)
 
-    assert counted(scanned, X, W) == counted(product, X, W).times(5)
-    assert counted(looped, X, W, loop_steps=7) == counted(product, X, W).times(7)
+    assert counted(scanned, X, W) == Work(0, 0).plus(counted(product, X, W), 5)
+    assert counted(looped, X, W, loop_steps=7) == Work(0, 0).plus(counted(product, X, W), 7)
 
 
 def test_the_costliest_branch_counts() -> None:

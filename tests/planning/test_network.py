@@ -6,17 +6,17 @@ import sys
 
 import pytest
 
-from malt_jax.planning.network import received_bytes
+from malt_jax.planning.costs import received_bytes
 from tests.distributed.several import ROOT
 
 # Eight devices hold 100 float32 each, in the shape [10, 10]. The numbers of elements that one of
-# them receives stand beside the programs.
+# them receives stand next to the programs.
 PROGRAM = """
 import functools
 import jax, jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec as P
-from malt_jax.planning.network import received_bytes
+from malt_jax.planning.costs import received_bytes
 
 mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 x = jax.ShapeDtypeStruct((20, 40), jnp.float32)
@@ -100,7 +100,7 @@ HEAD = "HloModule m, num_partitions=8\n\nENTRY %main (p: f32[100]) -> f32[400] {
 @pytest.mark.parametrize(
     ("lines", "elements"),
     [
-        # As compilers write it for TPUs and for GPUs: groups by axes, parts that run on beside.
+        # As compilers write it for TPUs and for GPUs: groups by axes, parts that run meanwhile.
         (
             "  ROOT %r = f32[100]{0} all-reduce(%p), replica_groups=mesh['a'=4,'b'=2] {'a'}",
             2 * 3 / 4 * 100,

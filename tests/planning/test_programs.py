@@ -1,6 +1,9 @@
-"""The plan's programs are those that a run calls: same functions, same shapes, as often."""
+"""The plan's programs are those that a run compiles and calls: functions, shapes, numbers."""
 
+import dataclasses
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +14,9 @@ from malt_jax.config import load_config
 from malt_jax.malt.experiment import meshes, prepare
 from malt_jax.malt.objectives import objectives
 from malt_jax.malt.tree import expand
-from malt_jax.model.levels import level_spec
-from malt_jax.planning.estimate import shard_bytes
-from malt_jax.planning.programs import programs
-from malt_jax.planning.workload import Assumptions, workload
+from malt_jax.planning.programs import Assumptions, Program, Workload, programs
 from malt_jax.sampling import decode, sampler
-from malt_jax.sampling.decode import Finish
-from malt_jax.sharding.rules import zeros
+from malt_jax.sharding.calls import device_bytes
 from malt_jax.tasks.base import Question
 from malt_jax.training import loop
 from malt_jax.training.batches import Example
@@ -36,7 +35,7 @@ CONFIG = load_config(None, OPTIONS)
 
 
 def shapes(arguments) -> tuple:
-    """Shapes and types of all arrays; where they stand follows from the function."""
+    """Shapes and types of all arrays."""
     leaves = [x for x in jax.tree.leaves(arguments) if hasattr(x, "shape") and hasattr(x, "dtype")]
     return tuple((x.shape, str(x.dtype)) for x in leaves)
 
@@ -48,9 +47,8 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def planned(experiment):
-    load = workload(CONFIG, experiment.pipeline.tokenizer, Assumptions(question_tokens=7))
-    shape, dtype = experiment.policy.model.config, experiment.sampler.model.dtype
-    return load, programs(CONFIG, shape, dtype, meshes(CONFIG, shape, dtype), load)
+    load = Workload.of(CONFIG, Assumptions(question_tokens=7), "cpu")
+    return load, programs(load, meshes(CONFIG, load.shape, load.dtype))
 
 
 def questions(tokenizer) -> list[Question]:
@@ -60,79 +58,83 @@ def questions(tokenizer) -> list[Question]:
     return [Question(number, text, "0") for number, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize("stage", ["trees", "evaluation"])
-def test_sampling(experiment, planned, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def recorded(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, calls: Counter) -> Any:
+    """The jitted function `name`, uncompiled, whose calls in `module` are counted by shapes."""
+    function = getattr(module, name)
+    function.clear_cache()
+
+    def record(*arguments):
+        calls[function, shapes(arguments)] += 1
+        return function(*arguments)
+
+    monkeypatch.setattr(module, name, record)
+    return function
+
+
+def listed_calls(programs: Sequence[Program]) -> Counter:
+    listed: Counter = Counter()
+    for program in programs:
+        listed[program.call.function, shapes(program.call.arguments)] += program.call.count
+    return listed
+
+
+def check(functions: Sequence[Any], called: Counter, listed: Counter) -> None:
+    """Calls and compiled programs are those of the plan, and no others."""
+    assert called == listed
+    for function in functions:
+        programs = [shape for other, shape in listed if other is function]
+        assert function._cache_size() == len(programs)
+
+
+def test_sampling(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
     called: Counter = Counter()
-
-    def fake_prefill(model, variables, tokens, lengths, ancestors):
-        called["prefill", shapes((variables, tokens, lengths, ancestors))] += 1
-        return zeros(level_spec(model, lengths.shape, tokens.shape[-1]))
-
-    def fake_chunk(model, variables, ancestors, state, parameters, chunk):
-        # The number of stop tokens is the tokenizer's.
-        parameters = parameters.replace(stop_ids=None)
-        called["decode", shapes((variables, ancestors, state, parameters))] += 1
-        step = jnp.minimum(state.step + chunk, state.size)
-        ended = Finish.LENGTH if int(step) == 80 else Finish.RUNNING
-        full = jnp.full(state.lengths.shape, step, jnp.int32)
-        return state.replace(step=step, lengths=full, finish=jnp.full_like(state.finish, ended))
-
-    def fake_grow(model, state, size):
-        called["grow", shapes(state)] += 1
-        return decode.initial_state(experiment.sampler.model, state.last, state.keys, size).replace(
-            step=state.step, lengths=state.lengths
-        )
-
-    monkeypatch.setattr(sampler, "prefill", fake_prefill)
-    monkeypatch.setattr(decode, "decode_chunk", fake_chunk)
-    monkeypatch.setattr(decode, "grow", fake_grow)
+    functions = [
+        recorded(monkeypatch, module, name, called)
+        for module, name in ((sampler, "prefill"), (decode, "decode_chunk"), (decode, "grow"))
+    ]
+    # No token ends a completion, so all have the length of the plan's.
+    never = experiment.sampler.parameters.stop_ids - 10**6
+    endless = experiment.sampler.parameters.replace(stop_ids=never)
     with experiment.sampling_weights() as weights:
         variables = [weights.of(None)] * 2
-    expand(
-        experiment.sampler,
-        experiment.pipeline.prompts,
-        variables,
-        questions(experiment.pipeline.tokenizer),
-        (2, 3) if stage == "trees" else (2, 1),
-        jax.random.key(0),
-    )
-    wanted: Counter = Counter()
+    for branching in ((2, 3), (2, 1)):  # of the trees, of the evaluation
+        expand(
+            dataclasses.replace(experiment.sampler, parameters=endless),
+            experiment.pipeline.prompts,
+            variables,
+            questions(experiment.pipeline.tokenizer),
+            branching,
+            jax.random.key(0),
+        )
     batches = {"trees": 2, "evaluation/generator": 2 * 2 * 2, "evaluation/verifier": 3 * 2 * 2}
+    of_one_batch = []
     for program in planned[1]:
-        if program.stage == stage:
-            kind = program.name.rpartition("/")[2].partition("-")[0]
-            arguments = list(program.arguments)
-            if kind == "decode":
-                arguments[-2] = arguments[-2].replace(stop_ids=None)
-            times = batches.get(stage) or batches[program.name.rpartition("/")[0]]
-            assert program.calls % times == 0
-            wanted[kind, shapes(arguments)] += program.calls // times
-    assert called == wanted
+        if program.stage in ("trees", "evaluation"):
+            times = batches.get(program.stage) or batches[f"{program.stage}/{program.role}"]
+            count, rest = divmod(program.call.count, times)
+            assert rest == 0
+            call = dataclasses.replace(program.call, count=count)
+            of_one_batch.append(dataclasses.replace(program, call=call))
+    check(functions, called, listed_calls(of_one_batch))
 
 
 def test_training(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
     load, listed = planned
     called: Counter = Counter()
-
-    def fake_step(policy, objective, state, base, batch, total_steps, key):
-        called[objective.name, shapes((state, base, batch, total_steps, key))] += 1
-        return state.replace(step=state.step + 1), {"loss": jnp.float32(0)}
-
-    def fake_logps(policy, base, trainable, batch):
-        called["reference", shapes((base, trainable, batch))] += 1
-        return jnp.zeros(batch.lengths.shape)
-
-    monkeypatch.setattr(loop, "train_step", fake_step)
-    monkeypatch.setattr(loop, "completion_logps", fake_logps)
+    functions = [
+        recorded(monkeypatch, loop, name, called) for name in ("train_step", "completion_logps")
+    ]
     policy, base = experiment.policy, experiment.base
     start = policy.init(base, jax.random.key(0))
     asked = [question.text for question in questions(experiment.pipeline.tokenizer)]
-    for depth, prompt in enumerate(experiment.pipeline.prompts):
-        for objective in objectives(CONFIG, prompt.role.name):
-            branches, rows = (1, load.rows) if objective.name == "sft" else (2, load.pairs)
+    for role, prompt in zip(load.roles, experiment.pipeline.prompts, strict=True):
+        for objective in objectives(CONFIG, role.name):
+            branches, rows = (1, role.rows) if objective.name == "sft" else (2, role.pairs)
             examples = [
-                Example(prompt.ids(asked[row % 2], [[5] * 80] * depth), ([5] * 80,) * branches)
-                for row in range(rows[depth])
+                Example(
+                    prompt.ids(asked[row % 2], [[5] * 80] * prompt.depth), ([5] * 80,) * branches
+                )
+                for row in range(rows)
             ]
             reference = None
             if objective.needs_reference:
@@ -140,17 +142,12 @@ def test_training(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
                     policy, base, start, examples, objective.options.batch_size
                 )
             train_all(policy, objective, base, start, examples, reference=reference)
-    wanted: Counter = Counter()
-    for program in listed:
-        if program.stage in ("sft", "dpo"):
-            kind = "reference" if program.name.endswith("reference") else program.stage
-            wanted[kind, shapes(program.arguments)] += program.calls
-    assert called == wanted
+    check(functions, called, listed_calls([p for p in listed if p.stage in ("sft", "dpo")]))
 
 
-def test_arguments_have_places(planned) -> None:
+def test_arguments_have_shardings(planned) -> None:
     for program in planned[1]:
-        for leaf in jax.tree.leaves(program.arguments):
+        for leaf in jax.tree.leaves(program.call.arguments):
             if isinstance(leaf, jax.ShapeDtypeStruct):
                 assert leaf.sharding is not None, program.name
 
@@ -159,16 +156,17 @@ def test_tokens_add_up(planned) -> None:
     load, listed = planned
     decoded = [p for p in listed if p.name.startswith("trees/verifier/decode")]
     # Batches of whole chunks may take a few steps more than there are tokens.
-    sampled = sum(p.tokens * p.calls for p in decoded)
+    sampled = sum(p.call.tokens * p.call.count for p in decoded)
     assert 4 * 6 * load.completion_tokens <= sampled < 4 * 6 * (load.completion_tokens + 24)
-    assert np.all([p.calls > 0 for p in listed])
+    assert np.all([p.call.count > 0 for p in listed])
 
 
-def test_learning_keeps_its_weights_while_sampling_has_a_copy(experiment, planned) -> None:
-    config, shape = CONFIG, experiment.policy.model.config
+def test_training_keeps_its_weights_while_sampling_has_a_copy(experiment, planned) -> None:
+    load = planned[0]
     whole = sum(x.nbytes for x in jax.tree.leaves(experiment.base))
     for dtype, resident in ((jnp.float32, whole), (jnp.bfloat16, 0)):  # merged; with the adapter
-        listed = programs(config, shape, dtype, meshes(config, shape, dtype), planned[0])
+        load = dataclasses.replace(load, dtype=jnp.dtype(dtype))
+        listed = programs(load, meshes(CONFIG, load.shape, load.dtype))
         for program in listed:
-            if "/decode-" in program.name:
-                assert sum(shard_bytes(x) for x in jax.tree.leaves(program.beside)) == resident
+            if program.call.name.startswith("decode-"):
+                assert device_bytes(program.call.resident) == resident

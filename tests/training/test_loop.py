@@ -95,7 +95,7 @@ def test_the_generator_yields_every_state_and_goes_on_from_it(lora: Policy, base
         steps.append(step)
         if step == 3:
             kept = copied(state)
-    assert steps == [1, 2, 3, 4, 5, 6] and total_updates(objective.options, batches) == 6
+    assert steps == [1, 2, 3, 4, 5, 6] and total_updates(objective.options, 10) == 6
     for step, resumed, _ in train(lora, objective, base, kept, batches):
         steps.append(step)
         again = resumed
@@ -110,9 +110,3 @@ def test_rows_beyond_the_models_positions_are_left_out() -> None:
         rows_that_fit([long], 64, "SFT rows")
     with pytest.raises(UserError, match="no SFT rows"):
         rows_that_fit([], 64, "SFT rows")
-
-
-def test_micro_batches_have_to_divide_the_batch() -> None:
-    config = dataclasses.replace(CONFIG, micro_batch_size=3)
-    with pytest.raises(UserError, match="micro_batch_size=3 does not divide batch_size=4"):
-        total_updates(config, Batches(random_examples(4, 1), 4, seed=0))

@@ -1,9 +1,9 @@
-"""Names of topologies, and what the compiler says about memory."""
+"""Roofline times, names of topologies, and the compiler's messages about memory."""
 
 import pytest
 
 from malt_jax.errors import UserError
-from malt_jax.planning.topologies import SHAPES, Topology, out_of_memory, parse_topology
+from malt_jax.planning.targets import CHIPS, SHAPES, Topology, out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from malt_jax.planning.topologies import SHAPES, Topology, out_of_memory, parse_
     ],
 )
 def test_sizes(name: str, slices: int, chips: int) -> None:
-    topology = parse_topology(name, slices)
+    topology = Topology.parse(name, slices)
     assert topology.chips == chips
     assert name.lower() in topology.name
 
@@ -25,14 +25,14 @@ def test_sizes(name: str, slices: int, chips: int) -> None:
 @pytest.mark.parametrize("name", ["v5e:3x3", "v9:2x2", "v5e", "", "v4:4x4"])
 def test_an_unknown_topology_lists_those_that_exist(name: str) -> None:
     with pytest.raises(UserError) as error:
-        parse_topology(name)
+        Topology.parse(name)
     for generation, shapes in SHAPES.items():
-        assert f"{generation}: {', '.join(shapes)}" in str(error.value)
+        assert f"{generation}: {shapes}" in str(error.value)
 
 
 def test_there_is_no_topology_of_no_slices() -> None:
     with pytest.raises(UserError, match="--slices is 0"):
-        parse_topology("v5e:4x4", 0)
+        Topology.parse("v5e:4x4", 0)
 
 
 def test_names_say_the_slices() -> None:
@@ -62,3 +62,19 @@ def test_refusals_name_need_and_limit(message: str, need: float, limit: float) -
 
 def test_other_errors_are_not_about_memory() -> None:
     assert out_of_memory("INTERNAL: something else, 3.5G of nothing") is None
+
+
+def test_the_slower_limit_limit() -> None:
+    chip = CHIPS["TPU v5 lite"]
+    assert chip.seconds(197e12, 1.0) == (1.0, "compute")
+    assert chip.seconds(1.0, 819e9) == (1.0, "memory")
+    # At the ridge, 240.5 operations a byte, both take the same time.
+    seconds, limit = chip.seconds(2 * 197e12, 2 * 819e9)
+    assert (seconds, limit) == (2.0, "compute")
+    assert chip.seconds(197e12, 819e9, 3 * 200e9) == (3.0, "network")
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=lambda chip: chip.name)
+def test_numbers_have_their_units(chip) -> None:
+    assert 1e14 < chip.flops < 1e16 and 5e11 < chip.hbm_bandwidth < 1e13
+    assert 1e11 < chip.interconnect < chip.hbm_bandwidth
