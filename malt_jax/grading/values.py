@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import mpmath
@@ -252,24 +253,34 @@ _ARITHMETIC: Mapping[str, Callable[..., Number]] = {
 }
 
 
-def _point(variables: frozenset[str], index: int) -> dict[str, Fraction]:
-    """Values of the variables that no two names share and no author thought of."""
+@lru_cache(maxsize=1024)
+def _remembered(tree: Tree, variables: frozenset[str], index: int) -> Value | Unreadable | None:
+    """The value at one of POINTS points, or the error of `value_at`.
+
+    No two names have one value at a point, and no author thought of these.
+    """
     point = {}
     for name in variables:
         size = Fraction(101 + zlib.crc32(f"{name} {index}".encode()) % 9_973, 10_007)
         negative = index == 1 or (index == 2 and zlib.crc32(name.encode()) % 3 == 0)
         point[name] = (-size if negative else size) * (3 if index == 3 else 1)
-    return point
+    try:
+        return value_at(tree, point)
+    except Unreadable as error:
+        return error
 
 
 def _values(a: Expression, b: Expression) -> Iterator[tuple[Value | None, Value | None]]:
     """The values of two expressions at each point where one of them has any."""
     variables = a.variables | b.variables
     for index in range(POINTS if variables else 1):
-        point = _point(variables, index)
-        pair = value_at(a.tree, point), value_at(b.tree, point)
-        if pair != (None, None):
-            yield pair
+        x, y = _remembered(a.tree, variables, index), _remembered(b.tree, variables, index)
+        if isinstance(x, Unreadable):
+            raise x
+        if isinstance(y, Unreadable):
+            raise y
+        if x is not None or y is not None:
+            yield x, y
 
 
 def equal(a: Expression, b: Expression) -> bool:
