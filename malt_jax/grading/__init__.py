@@ -8,7 +8,6 @@ docs/grading.md has the rules.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Literal, get_args
 
 from malt_jax.grading import equality, extraction
@@ -25,11 +24,15 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 def extract(kind: Kind, reply: str) -> str | None:
     """The answer that a reply ends with, in canonical form; None when it gives none.
 
-    number: the number behind the last "Final Answer:" (or "####"), else in the last \\boxed{}, else
-            behind the last "answer is", else the last number.
-    boxed:  the last balanced \\boxed{}, else what stands behind the last "Final Answer:".
-    letter: the choice behind the last "Final Answer:", else the one that the reply ends with.
-    text:   what stands behind the last "Final Answer:", else in the last \\boxed{}.
+    "####" and "<answer>" are read like "Final Answer:". A marker without a readable answer is
+    passed over.
+
+    number: the number after the last "Final Answer:", else in the last \\boxed{}, else after the
+            last "answer is", else the last number.
+    boxed:  the last balanced \\boxed{} with those that "and" or commas join to it, else the text
+            after the last "Final Answer:".
+    letter: the choice after the last "Final Answer:", else the one that the reply ends with.
+    text:   the text after the last "Final Answer:", else in the last \\boxed{}.
     """
     reply = reply[-MAX_REPLY:]
     if kind == "number":
@@ -71,9 +74,4 @@ def equal(kind: Kind, a: str, b: str) -> bool:
     first, second = normalize(kind, a), normalize(kind, b)
     if first is None or second is None:
         return False
-    return first == second or (kind == "boxed" and _equal_latex(*sorted((first, second))))
-
-
-@lru_cache(maxsize=100_000)
-def _equal_latex(a: str, b: str) -> bool:
-    return equality.equal(a, b)
+    return first == second or (kind == "boxed" and equality.equal(*sorted((first, second))))

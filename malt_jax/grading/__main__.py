@@ -90,11 +90,11 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             for field in _FIELDS:
                 if field not in row:
                     raise UserError(f"{place}: field {field!r} is missing")
-                value, kinds = row[field], ", ".join(_JUDGES)
-                if not isinstance(value, str):
-                    raise UserError(f"{place}: field {field!r} must be text, got {value!r:.80}")
-                if field == "kind" and value not in _JUDGES:
-                    raise UserError(f"{place}: field 'kind' must be one of {kinds}: {value!r:.80}")
+                allowed = "text" if field != "kind" else "one of " + ", ".join(_JUDGES)
+                is_text = isinstance(row[field], str)
+                if not is_text or (field == "kind" and row[field] not in _JUDGES):
+                    got = f"{row[field]!r:.80}"
+                    raise UserError(f"{place}: field {field!r} must be {allowed}, got {got}")
             yield {field: row[field] for field in _FIELDS}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeGuard
 
 from malt_jax.grading import values
@@ -15,6 +16,7 @@ from malt_jax.grading.quantities import Quantity, same_quantity
 _ONE_OR_SEVERAL = re.compile(r"-?\d{1,3}(?:,\d{3})+")
 
 
+@lru_cache(maxsize=100_000)
 def equal(a: str, b: str) -> bool:
     """Whether two canonical answers in LaTeX are equal."""
     if not (is_balanced(a) and is_balanced(b)):
@@ -22,7 +24,7 @@ def equal(a: str, b: str) -> bool:
     first, second = read_answer(a), read_answer(b)
     if same(first, second):
         return True
-    # "60,120" is a number, unless it stands against a list.
+    # "60,120" is a number, unless the other answer is a list.
     for text, other in ((a, second), (b, first)):
         several = isinstance(other, Parts) and other.kind in ("list", "set")
         if several and _ONE_OR_SEVERAL.fullmatch(text):

@@ -81,7 +81,7 @@ class Expression:
 def read_expression(text: str) -> Expression:
     """Reads an expression such as "\\frac{1}{2}x^2 - \\sqrt 3" or "3\\pi".
 
-    Raises Unreadable when the grammar has no place for it, TooLarge when it passes a bound.
+    Raises Unreadable for text outside the grammar, TooLarge when it passes a bound.
     """
     tokens = _TOKEN.findall(text)
     if len(tokens) > MAX_TOKENS:

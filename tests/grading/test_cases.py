@@ -1,4 +1,4 @@
-"""The grader against a file of cases: what people write, and what is meant to break it."""
+"""The grader against a file of cases: ordinary spellings and hostile input."""
 
 import json
 from collections import defaultdict

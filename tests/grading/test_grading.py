@@ -39,7 +39,7 @@ NUMBERS = {
     "Final Answer: 6\n\nNote that 9 is not.": "6",
     "It is 7.\n#### 8": "8",
     "#### 1,234": "1234",
-    # a line without a number is no answer, whatever stands before it
+    # a line without a number is no answer, even if a number precedes it
     "We get 5.\nFinal Answer: unknown": None,
     # no such line: the last number
     "So she has 5 + 3 = 8 apples.": "8",
