@@ -12,9 +12,9 @@ from typing import Literal, get_args
 
 from malt_jax.grading import equality, extraction
 from malt_jax.grading.canonical import format_number, normalize_latex, parse_number
-from malt_jax.grading.extraction import MAX_ANSWER, MAX_REPLY, last_boxed
+from malt_jax.grading.extraction import MAX_ANSWER, MAX_REPLY, all_boxed
 
-__all__ = ["KINDS", "MAX_REPLY", "Kind", "equal", "extract", "last_boxed", "normalize"]
+__all__ = ["KINDS", "MAX_REPLY", "Kind", "all_boxed", "equal", "extract", "normalize"]
 
 Kind = Literal["number", "boxed", "letter", "text"]
 """Answer formats: a number; LaTeX in \\boxed{}; the letter of a choice; words."""

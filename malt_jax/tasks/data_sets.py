@@ -117,7 +117,7 @@ class MathTask(RowsTask):
 
     def question(self, index: int, row: Row) -> Question:
         solution = row.text("solution")
-        answer = grading.last_boxed(solution)
+        answer = grading.all_boxed(solution)
         if answer is None:
             raise row.error("solution", "must hold the answer in \\boxed{}")
         level = row.number_or_text("level")

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_jax.grading import KINDS, Kind, equal, extract, last_boxed, normalize
+from malt_jax.grading import KINDS, Kind, equal, extract, normalize
 from malt_jax.grading.canonical import format_number, parse_number
+from malt_jax.grading.extraction import last_boxed
 
 NUMBERS = {
     # the final-answer line
