@@ -1,4 +1,4 @@
-"""Common parts of all commands: options and their help, logging, JAX's variables, errors."""
+"""What all commands share: options with their help, logging, JAX's variables, errors for people."""
 
 from __future__ import annotations
 

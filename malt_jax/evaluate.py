@@ -11,11 +11,12 @@ from typing import Any
 from rich.console import Console
 from upath import UPath
 
+from malt_jax import evaluation
 from malt_jax.command import add_options, command
 from malt_jax.config import Config, load_config, plain
 from malt_jax.distributed.processes import is_coordinator, joined
 from malt_jax.errors import UserError
-from malt_jax.evaluation.results import RESULTS_FILE, evaluate
+from malt_jax.evaluation.results import RESULTS_FILE, write_results
 from malt_jax.evaluation.sampling import Policies, Team
 from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STAR, all_names
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with joined(config.processes, start_facts(config, out)):
         with open_run(out, config) as directory:
             content = _evaluate(config, run, directory, names, options)
-            directory.write(f"{FOLDER}/{RESULTS_FILE}", json.dumps(content, indent=2) + "\n")
+            write_results(directory, f"{FOLDER}/{RESULTS_FILE}", content)
             directory.write(f"{FOLDER}/tables.md", markdown(content))
             directory.write(f"{FOLDER}/tables.tex", latex(content))
         if is_coordinator():
@@ -111,7 +112,7 @@ def _evaluate(
     seeds, store = options.seeds or config.evaluation.seeds, Store(directory)
     with experiment.sampling_weights() as weights:
         team = Team.of(experiment, config, weights, policies)
-        judged = evaluate(team, experiment.task, names, questions, seeds, store)
+        judged = evaluation.evaluate(team, experiment.task, names, questions, seeds, store)
     return {
         "model": experiment.name,
         "task": experiment.task.name,

@@ -49,12 +49,6 @@ def in_bucket(path: UPath) -> bool:
     return path.protocol in ("gs", "gcs")
 
 
-def make_directory(path: UPath) -> None:
-    """Makes a directory with its parents if it is not there; a bucket has objects alone."""
-    if not in_bucket(path):
-        path.mkdir(parents=True, exist_ok=True)
-
-
 def names_in(directory: UPath, pattern: str) -> list[str]:
     """Names of the files and directories of a directory that match, in order; none if there is no
     such directory."""
@@ -139,13 +133,6 @@ def sync_tree(directory: Path | UPath) -> None:
         return
     for path in [*directory.rglob("*"), directory, directory.parent]:
         sync(path)
-
-
-def remove_torn(directory: UPath) -> None:
-    """Removes what `write_atomically` left aside on a disk when the process was killed."""
-    for path in directory.rglob(".*"):
-        if re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", path.name) and path.is_file():
-            path.unlink()
 
 
 def remove_tree(directory: UPath) -> None:

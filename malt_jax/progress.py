@@ -1,4 +1,4 @@
-"""Progress of long work: a live line on a terminal, a line now and then elsewhere."""
+"""How far a long piece of work is: a live line on a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 

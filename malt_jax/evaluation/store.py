@@ -18,13 +18,12 @@ import pyarrow as pa
 from jaxtyping import Int
 from upath import UPath
 
-from malt_jax.distributed.processes import broadcast
 from malt_jax.errors import UserError
 from malt_jax.evaluation.systems import Chain
-from malt_jax.files import names_in
 from malt_jax.malt import parquet
 from malt_jax.malt.tree import Texts
 from malt_jax.runs.directory import RunDirectory
+from malt_jax.runs.stage import seen
 from malt_jax.sampling.completions import Completions
 
 FOLDER = "evaluation"
@@ -76,7 +75,7 @@ class Store:
     """The samples of a run, in its folder evaluation/."""
 
     def __init__(self, directory: RunDirectory) -> None:
-        self._directory = directory
+        self._stage = directory.growing(FOLDER)
         self._read: dict[tuple[int, Chain], Samples] = {}
 
     def samples(self, seed: int, chain: Chain) -> Samples:
@@ -88,7 +87,8 @@ class Store:
         if key not in self._read:
             self._read[key] = Samples({}, [])
             for name in self._files(seed, chain):
-                _take(self._read[key], _table(self._directory.seen(name)))
+                if self._stage.has(name):
+                    _take(self._read[key], _table(self._stage.path / name))
         return self._read[key]
 
     def add(
@@ -115,8 +115,9 @@ class Store:
         samples, files = self.samples(seed, chain), self._files(seed, chain)
         number = 1 + int(Path(files[-1]).stem.rpartition("-")[2]) if files else 0
         name = f"{_folder(seed, chain)}/samples-{number:05}.parquet"
-        self._directory.write(name, content)
-        _take(samples, _table(self._directory.seen(name)))
+        file = self._stage.write(name, content)
+        seen(file)
+        _take(samples, _table(file))
 
     def seconds(self, seed: int) -> float:
         """Seconds of sampling for a seed, as far as it has been read."""
@@ -128,16 +129,11 @@ class Store:
         )
 
     def _files(self, seed: int, chain: Chain) -> list[str]:
-        folder, root = _folder(seed, chain), self._directory.path
-
-        def names() -> list[str]:
-            return [f"{folder}/{name}" for name in names_in(root / folder, "*.parquet")]
-
-        return broadcast(names)
+        return self._stage.names(f"{_folder(seed, chain)}/*.parquet")
 
 
 def _folder(seed: int, chain: Chain) -> str:
-    return f"{FOLDER}/seed-{seed}/{'-'.join(chain)}"
+    return f"seed-{seed}/{'-'.join(chain)}"
 
 
 def _table(file: UPath) -> pa.Table:

@@ -6,8 +6,8 @@ To add one, write a frozen dataclass like these and name it in `objectives`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -20,17 +20,6 @@ from malt_jax.training.batches import Batch
 from malt_jax.training.losses import TokenScores
 from malt_jax.training.step import Metrics, completion_mask, sum_logps
 
-FEW_UPDATES = 20
-SMALL_MARGIN = 0.05
-"""Nats of implicit reward below which DPO counts as having changed nothing."""
-
-
-class TrainingRow(NamedTuple):
-    """Sibling nodes, whose completions share a prompt, and their weight in the loss."""
-
-    nodes: tuple[Node, ...]
-    weight: float = 1.0
-
 
 class Objective(training_step.Objective, Protocol):
     """A loss with the nodes that it needs."""
@@ -38,20 +27,14 @@ class Objective(training_step.Objective, Protocol):
     name: ClassVar[str]
     """The stage's name in a run directory."""
     rows: ClassVar[str]
-    """The name of its training rows in messages."""
+    """What the training rows are called in messages."""
     missing: ClassVar[str]
     """The message when there are no rows."""
     needs_reference: ClassVar[bool]
     """Whether the loss compares with the role's policy at the start of the stage."""
 
-    def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
-        """The training rows of a role."""
-
-    def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
-        """Signs that a stage has not trained as it should.
-
-        last: the metrics, as means over the last updates.
-        """
+    def select(self, rows: RoleRows) -> Sequence[tuple[Node, ...]]:
+        """The training rows: sibling nodes, whose completions share a prompt."""
 
 
 def objectives(config: Config, role: str) -> list[Objective]:
@@ -60,14 +43,6 @@ def objectives(config: Config, role: str) -> list[Objective]:
     if role in config.training.dpo_roles:
         stages.append(Dpo(config.dpo))
     return stages
-
-
-def _few(updates: int, epochs: int | None, section: str) -> str:
-    now = "chosen by the number of rows" if epochs is None else str(epochs)
-    return (
-        f"{updates} updates are few: take more questions, a smaller {section}.batch_size or more"
-        f" {section}.epochs (now {now})"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +59,8 @@ class Sft:
     needs_reference: ClassVar[bool] = False
     dropout: ClassVar[bool] = True
 
-    def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
-        return [TrainingRow((node,)) for node in rows.sft]
-
-    def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
-        return [_few(updates, self.options.epochs, "sft")] if updates < FEW_UPDATES else []
+    def select(self, rows: RoleRows) -> Sequence[tuple[Node, ...]]:
+        return [(node,) for node in rows.sft]
 
     def count(self, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(completion_mask(batch).astype(jnp.float32))
@@ -108,7 +80,7 @@ class Sft:
 
 @dataclasses.dataclass(frozen=True)
 class Dpo:
-    """Weighted mean loss of preference pairs, from and against the role's SFT policy (section 4.3).
+    """Mean DPO loss of preference pairs, from and against the role's SFT policy (section 4.3).
 
     Adds `nll_weight` times the negative log-probability per token of the chosen completion (arXiv
     2404.19733, eq. 1; TRL, as `rpo_alpha`, takes the mean over the tokens of the batch instead).
@@ -125,27 +97,8 @@ class Dpo:
     needs_reference: ClassVar[bool] = True
     dropout: ClassVar[bool] = False
 
-    def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
-        weighted = self.options.pair_weights == "value_gap"
-        return [
-            TrainingRow((pair.chosen, pair.rejected), pair.gap if weighted else 1.0)
-            for pair in rows.pairs
-        ]
-
-    def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
-        found = [_few(updates, self.options.epochs, "dpo")] if updates < FEW_UPDATES else []
-        margin, chosen = last["rewards/margins"], last["rewards/chosen"]
-        if margin < SMALL_MARGIN:
-            found.append(
-                f"the reward margin is {margin:.3f} at the end: DPO has hardly changed the policy;"
-                " raise dpo.learning_rate or dpo.epochs"
-            )
-        if chosen < -SMALL_MARGIN:
-            found.append(
-                f"rewards/chosen is {chosen:.3f} at the end: the chosen completions became less"
-                " likely (likelihood displacement); try dpo.nll_weight=1 or dpo.loss=dpop"
-            )
-        return found
+    def select(self, rows: RoleRows) -> Sequence[tuple[Node, ...]]:
+        return [(pair.chosen, pair.rejected) for pair in rows.pairs]
 
     def count(self, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(batch.weights)
@@ -154,7 +107,12 @@ class Dpo:
         if batch.reference_logps is None:
             raise ValueError("DPO needs the reference's log-probabilities of the batch")
         options, logps = self.options, sum_logps(scores, batch)
-        pair_losses = losses.preference_losses(logps, batch.reference_logps, batch.lengths, options)
+        pair_losses = losses.dpo_losses(
+            logps,
+            batch.reference_logps,
+            beta=options.beta,
+            label_smoothing=options.label_smoothing,
+        )
         nll = -logps[:, 0] / jnp.maximum(batch.lengths[:, 0], 1).astype(jnp.float32)
         rewards = losses.implicit_rewards(logps, batch.reference_logps, options.beta)
         chosen, rejected = rewards[:, 0], rewards[:, 1]

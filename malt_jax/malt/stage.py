@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
-from collections import deque
 from typing import NamedTuple
 
 import jax
@@ -17,22 +15,20 @@ from malt_jax.errors import Stopped, UserError
 from malt_jax.malt.objectives import Objective
 from malt_jax.model.llama import Params
 from malt_jax.progress import Progress
-from malt_jax.runs.checkpoints import save_tree
-from malt_jax.runs.directory import RunDirectory, Stage
+from malt_jax.runs.checkpoints import StateStore, save_tree
+from malt_jax.runs.directory import RunDirectory
 from malt_jax.runs.metrics import Metrics
-from malt_jax.runs.states import StateStore
+from malt_jax.runs.stage import Stage
 from malt_jax.training.batches import Batches
 from malt_jax.training.loop import reference_logps, start_state, total_updates, train
 from malt_jax.training.policy import Policy
 from malt_jax.training.step import Metrics as StepMetrics
 
-logger = logging.getLogger(__name__)
-
 _REFERENCE = "reference_logps.npy"
 
 
 class Records(NamedTuple):
-    """The files of a run."""
+    """Where a run keeps its results."""
 
     directory: RunDirectory
     metrics: Metrics
@@ -65,12 +61,10 @@ def train_stage(
         metrics.restart(name, after=states.latest_step)
         total = total_updates(objective.options, len(batches.examples))
         quiet = not is_coordinator()
-        last: deque[dict[str, float]] = deque(maxlen=10)
         with Progress(name, total, "steps", start=states.latest_step, quiet=quiet) as progress:
 
             def log(step: int, on_device: StepMetrics) -> None:
                 values = {key: float(value) for key, value in jax.device_get(on_device).items()}
-                last.append(values)
                 progress.update(done=step, loss=values["loss"])
                 epoch = step / batches.steps_per_epoch
                 metrics.log(name, step, values | {"steps": total, "epoch": epoch})
@@ -91,10 +85,6 @@ def train_stage(
                     raise Stopped
             if pending is not None:
                 log(*pending)
-        if last:
-            means = {key: float(np.mean([values[key] for values in last])) for key in last[0]}
-            for warning in objective.warnings(total, means):
-                logger.warning("%s: %s", name, warning)
         save_tree(stage.path / "weights", state.trainable)
         states.clear()
     return state.trainable

@@ -1,17 +1,20 @@
-"""Trees of arrays in a run (adapters, optimiser states), through Orbax."""
+"""Trees of arrays in a run (adapters, training states), through Orbax."""
 
 from __future__ import annotations
 
 import logging
-import os
+import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from upath import UPath
 
+from malt_jax.distributed.processes import broadcast
 from malt_jax.errors import UserError
 from malt_jax.files import in_bucket, location
+from malt_jax.runs.stage import Stage
 
 Tree = TypeVar("Tree")
 
@@ -19,65 +22,121 @@ Tree = TypeVar("Tree")
 logging.getLogger("absl").setLevel(logging.WARNING)
 
 
-def save_tree(path: str | os.PathLike[str] | UPath, tree: Any) -> None:
+def save_tree(path: str | UPath, tree: Any) -> None:
     """Writes a tree of arrays to the directory `path`, which is replaced if it is there.
 
-    Until `is_saved`, it is not whole. Meant for a place inside an unfinished
-    stage (`malt_jax.runs.directory`), whose manifest then carries the checksums.
+    Raises UserError, in all processes, when what was written is not what can be read.
     """
+    address = _address(path)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(_for_orbax(location(path)), tree, force=True)
+        checkpointer.save(address, tree, force=True)
+    # Every process needs the arrays, but the metadata are process 0's.
+    broadcast(lambda: _require_equal(address, _stored_shapes(address), _shapes(tree)))
 
 
-def is_saved(path: UPath) -> bool:
-    """Whether `save_tree` wrote a directory to its end."""
-    return path.is_dir() and ocp.utils.is_checkpoint_finalized(_for_orbax(path))
+def restore_tree(path: str | UPath, like: Tree) -> Tree:
+    """Reads the tree that `save_tree` wrote.
 
-
-def restore_tree(path: str | os.PathLike[str] | UPath, like: Tree) -> Tree:
-    """Reads what `save_tree` wrote.
-
-    `like` is a tree of arrays or `jax.ShapeDtypeStruct`s: structure, shapes, dtypes and, where it
-    has them, shardings of the result.
+    like: a tree of arrays or `jax.ShapeDtypeStruct`s with the structure, shapes, dtypes and, where
+        it has them, shardings of the result.
 
     Raises UserError when the checkpoint is missing or damaged, and when its arrays are not those
     of `like`, naming each that differs.
     """
-    path = _for_orbax(location(path))
+    address = _address(path)
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    _require_equal(address, _stored_shapes(address), _shapes(wanted))
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            stored = checkpointer.metadata(path).item_metadata
-            if stored is None:
-                raise ValueError("it has no metadata")
-            saved = _shapes(stored.tree)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no checkpoint, or a damaged one: {_line(error)}") from None
-        _require_equal(path, saved, _shapes(wanted))
-        try:
-            return checkpointer.restore(path, wanted)
+            return checkpointer.restore(address, wanted)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"the checkpoint {path} is damaged: {_line(error)}") from None
+            raise UserError(f"the checkpoint {address} is damaged: {_line(error)}") from None
 
 
-def _for_orbax(path: UPath) -> str:
+class StateStore:
+    """Saved states of an unfinished training stage: directories `state-STEP`.
+
+    A restored state has the bits that were saved, so an interruption changes nothing.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.latest_step = 0
+        """Updates after which the latest undamaged state was saved; 0 where there is none."""
+        for name in sorted(self._names(), reverse=True):
+            if stage.has(name):
+                self.latest_step = int(name.removeprefix("state-"))
+                break
+
+    def restore(self, like: Tree) -> Tree:
+        """The latest saved state, with the structure and shardings of `like`; `like` itself where
+        there is none.
+
+        Raises UserError when the saved state has another shape.
+        """
+        if self.latest_step == 0:
+            return like
+        saved = restore_tree(self._stage.path / _name(self.latest_step), _leaves(like))
+        return jax.tree.unflatten(jax.tree.structure(like), [saved[n] for n in _leaves(like)])
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves the state after so many updates, and removes those before it."""
+        save_tree(self._stage.path / _name(step), _leaves(state))
+        self._stage.record(_name(step))
+        for name in self._names() - {_name(step)}:
+            self._stage.remove(name)
+        self.latest_step = step
+
+    def clear(self) -> None:
+        """Removes all saved states: the stage is at its end."""
+        for name in self._names():
+            self._stage.remove(name)
+        self.latest_step = 0
+
+    def _names(self) -> set[str]:
+        files = self._stage.names("state-*")
+        return {found[0] for file in files if (found := re.match(r"state-\d{8}(?=/)", file))}
+
+
+def _name(step: int) -> str:
+    return f"state-{step:08}"
+
+
+def _address(path: str | UPath) -> str:
+    path = location(path)
     return str(path if in_bucket(path) else path.absolute())
 
 
-def _shapes(tree: Any) -> dict[str, str]:
-    """What each leaf is, by its path: ("a.w", "float32[2,3]")."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+def _stored_shapes(address: str) -> dict[str, str]:
+    """Raises UserError when there is no checkpoint, or a damaged one."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            stored = checkpointer.metadata(address).item_metadata
+            if stored is None:
+                raise ValueError("it has no metadata")
+            return _shapes(stored.tree)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = _line(error)
+    raise UserError(f"{address} is no checkpoint, or a damaged one: {problem}")
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as "a.w"."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): _shape(leaf)
-        for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def _shape(leaf: Any) -> str:
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+def _shapes(tree: Any) -> dict[str, str]:
+    """Dtypes and shapes of the leaves, such as "float32[2,3]", by their paths."""
+    return {
+        name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        for name, leaf in _leaves(tree).items()
+    }
 
 
-def _require_equal(path: str, saved: dict[str, str], wanted: dict[str, str]) -> None:
+def _require_equal(address: str, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     problems = [f"{name} is missing" for name in wanted if name not in saved]
     problems += [f"{name} is not expected" for name in saved if name not in wanted]
     problems += [
@@ -88,7 +147,7 @@ def _require_equal(path: str, saved: dict[str, str], wanted: dict[str, str]) -> 
     if problems:
         shown = problems[:10] + [f"... {len(problems) - 10} more"] * (len(problems) > 10)
         raise UserError(
-            f"the checkpoint {path} does not fit this model or configuration:\n  "
+            f"the checkpoint {address} does not fit this model or configuration:\n  "
             + "\n  ".join(shown)
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -11,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import IO
 
 from upath import UPath
 
@@ -22,11 +24,11 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 
 _BEAT = 10.0
-"""Seconds between two signs of life of who holds a bucket's lock."""
+"""Seconds between two rewrites of a bucket's lock."""
 _SILENCE = 45.0
-"""Seconds without one after which the holder counts as dead."""
+"""Seconds without a rewrite after which the holder counts as dead."""
 _SETTLED = 5.0
-"""Seconds after which everybody who saw the same holder dead has acted on it."""
+"""Seconds in which all processes that saw the same dead holder have acted."""
 
 
 def always_held() -> None:
@@ -39,41 +41,43 @@ def locked(directory: UPath) -> Iterator[Callable[[], None]]:
 
     Raises UserError, which says who holds it, when somebody else does.
     """
-    with _lease(directory) if in_bucket(directory) else _file_lock(directory) as require_held:
-        yield require_held
-
-
-@contextlib.contextmanager
-def _file_lock(directory: UPath) -> Iterator[Callable[[], None]]:
-    with (directory / LOCK_FILE).open("a+") as lock:
-        # The system drops the lock with the process, so one that died leaves none behind.
+    if in_bucket(directory):
+        lease = _Lease(directory)
+        lease.take()
+        try:
+            yield lease.require_held
+        finally:
+            lease.give_back()
+        return
+    with _opened(directory / LOCK_FILE) as lock:
+        # The system drops the lock with the process, so one that died leaves none.
         try:
             fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
             raise _in_use(directory, lock.read().strip()) from None
-        lock.truncate(0)
+        lock.truncate()
         lock.write(f"{_this_process()}\n")
         lock.flush()
         yield always_held
 
 
-@contextlib.contextmanager
-def _lease(directory: UPath) -> Iterator[Callable[[], None]]:
-    lease = _Lease(directory)
-    lease.take()
+def _opened(file: UPath) -> IO[str]:
+    """The file to read and write, created if need be; a link could lead to another file."""
     try:
-        yield lease.require_held
-    finally:
-        lease.give_back()
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        return os.fdopen(os.open(str(file), flags, 0o666), "r+")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{file} is a symbolic link: remove it") from None
 
 
 class _Lease:
-    """The lock of a bucket: an object that its holder writes anew every few seconds.
+    """The lock of a bucket: an object that its holder rewrites every few seconds.
 
-    An object is created by one process alone (Google's condition ifGenerationMatch=0). It does not
-    go away with its holder, so who finds it looks at it for a while: if it does not change, its
-    holder is dead. No clock is compared with that of another machine.
+    Only one process can create an object (Google's condition ifGenerationMatch=0). The object
+    outlives its holder, so another process watches it for a while: if it does not change, the
+    holder is dead. Clocks of different machines are not compared.
     """
 
     def __init__(self, directory: UPath) -> None:
@@ -95,7 +99,7 @@ class _Lease:
                     self._file.unlink()
                 taken_over = True
             if taken_over:
-                # Somebody who saw the same silence may have removed this one's object.
+                # Another process that saw the same silence may have removed this one's object.
                 time.sleep(_SETTLED)
                 if self._token not in (found := self._content()):
                     raise _in_use(self._directory, found)
@@ -105,7 +109,7 @@ class _Lease:
     def give_back(self) -> None:
         self._end.set()
         self._thread.join()
-        # Whether or not the bucket can be reached, the run is over.
+        # The run is over, even if the bucket cannot be reached.
         with contextlib.suppress(Exception):
             if self._token in self._content():
                 self._file.unlink()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from upath import UPath
 
-from malt_jax.files import in_bucket, location, write_atomically
-from malt_jax.runs.growing_file import GrowingFile, growing
+from malt_jax.errors import UserError
+from malt_jax.files import in_bucket, location, parse_json_object, write_atomically
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -27,108 +30,94 @@ class Metrics:
     """Appends to `metrics.jsonl` in a run directory: {"stage": ..., "step": ..., NAME: VALUE, ...}.
 
     With tensorboardX (the extra `tensorboard`), the same values go to `tensorboard/` as STAGE/NAME.
-    In a bucket both are some seconds behind.
+    Nothing can be appended in a bucket: there both are written on the disk, and copied by `flush`.
     """
 
     def __init__(self, run: str | os.PathLike[str] | UPath, *, writes: bool = True) -> None:
         """`writes` is False in all processes of a run but one: what they log goes nowhere."""
-        run = location(run)
-        self._file = run / METRICS_FILE if writes else UPath(os.devnull)
-        self._lines = self._opened(None, 0)
-        self._board = _Board.of(run / TENSORBOARD) if writes else None
+        self._run = location(run)
+        self._writes = writes
+        if not writes:
+            return
+        self._copied = in_bucket(self._run)
+        self._disk = Path(tempfile.mkdtemp(prefix="malt_jax-") if self._copied else str(run))
+        self._board = _summary_writer(self._disk / TENSORBOARD)
         self._flushed = time.monotonic()
+        self._open(None, 0)
 
     def restart(self, stage: str, after: int = 0) -> None:
-        """Forgets the lines of a stage that was interrupted, as it begins anew after a step."""
-        self._lines.close()
-        self._lines = self._opened(stage, after)
+        """Forgets the lines after a step of a stage, which goes on from there."""
+        if self._writes:
+            self.flush()
+            self._lines.close()
+            self._open(stage, after)
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Writes the values of one step. NaN and infinities, which JSON lacks, become null."""
+        if not self._writes:
+            return
         record = {"stage": stage, "step": step}
         for name, value in values.items():
             record[name] = _number(value)
             if self._board is not None:
-                self._board.add(f"{stage}/{name}", float(value), step)
-        self._lines.write(json.dumps(record, allow_nan=False) + "\n")
+                self._board.add_scalar(f"{stage}/{name}", float(value), step)
+        self._lines.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        self._lines.flush()
         if time.monotonic() - self._flushed > _INTERVAL:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when everybody can read what was logged."""
-        self._lines.flush()
+        """Returns when everybody can read what was logged, also after a crash of the machine."""
+        if not self._writes:
+            return
+        os.fsync(self._lines.fileno())
         if self._board is not None:
             self._board.flush()
+        for file in self._disk.rglob("*") if self._copied else ():
+            if file.is_file() and file.stat().st_size:
+                write_atomically(self._run / str(file.relative_to(self._disk)), file.read_bytes())
         self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        """Closes the files; nothing can be logged afterwards."""
-        self._lines.close()
-        if self._board is not None:
-            self._board.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        if self._writes:
+            if self._board is not None:
+                self._board.close()
+            self.flush()
+            self._lines.close()
+            if self._copied:
+                shutil.rmtree(self._disk)
 
-    def _opened(self, stage: str | None, after: int) -> GrowingFile:
-        """The file without a stage's steps, and without a last line that was cut off by the
-        process's end."""
-        old = self._file.read_bytes() if self._file.exists() else b""
-        whole = old[: old.rfind(b"\n") + 1]
-        kept = b"".join(x for x in whole.splitlines(True) if not _is_of(x, stage, after))
-        if kept != old:
-            write_atomically(self._file, kept)
-        return growing(self._file, kept)
-
-
-class _Board:
-    """TensorBoard's files, which for a bucket are written on the disk and copied."""
-
-    def __init__(self, writer: Any, disk: tempfile.TemporaryDirectory[str] | None, to: UPath):
-        self._writer, self._disk, self._to = writer, disk, to
-
-    @staticmethod
-    def of(directory: UPath) -> _Board | None:
-        """None where tensorboardX is not installed."""
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            return None
-        if not in_bucket(directory):
-            return _Board(SummaryWriter(str(directory)), None, directory)
-        disk = tempfile.TemporaryDirectory(prefix="malt_jax-tensorboard-")
-        return _Board(SummaryWriter(disk.name), disk, directory)
-
-    def add(self, name: str, value: float, step: int) -> None:
-        self._writer.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        self._writer.flush()
-        self._copy()
-
-    def close(self) -> None:
-        self._writer.close()
-        self._copy()
-        if self._disk is not None:
-            self._disk.cleanup()
-
-    def _copy(self) -> None:
-        if self._disk is not None:
-            for file in Path(self._disk.name).iterdir():
-                write_atomically(self._to / file.name, file.read_bytes())
+    def _open(self, stage: str | None, after: int) -> None:
+        """Opens the file, without the lines of a stage after a step, and without damaged ones. The
+        last one may have been cut off by the end of a process."""
+        file = self._run / METRICS_FILE
+        content, kept = file.read_bytes() if file.exists() else b"", b""
+        for number, line in enumerate(content.splitlines(keepends=True), start=1):
+            place = f"{file}:{number}"
+            try:
+                if not line.endswith(b"\n"):
+                    raise UserError("cut off")
+                record = parse_json_object(line, place)
+                its_stage, step = record["stage"], record["step"]
+                if its_stage != stage or step <= after:
+                    kept += line
+            except (UserError, KeyError, TypeError) as error:
+                logger.warning("%s: the line is damaged and left out (%s)", place, error)
+        if kept != content or self._copied:
+            write_atomically(self._disk / METRICS_FILE, kept)
+        self._lines = (self._disk / METRICS_FILE).open("ab")
 
 
-def _is_of(line: bytes, stage: str | None, after: int) -> bool:
-    record = json.loads(line)
-    return record["stage"] == stage and record["step"] > after
+def _summary_writer(directory: Path) -> Any:
+    """None where tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(directory))
 
 
 def _number(value: Any) -> int | float | None:

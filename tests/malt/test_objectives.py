@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from malt_jax.config import Config, DpoConfig, SftConfig, load_config
 from malt_jax.malt.credit import Node, Pair, RoleRows
-from malt_jax.malt.objectives import Dpo, Sft, TrainingRow, objectives
+from malt_jax.malt.objectives import Dpo, Sft, objectives
 from malt_jax.training.batches import Batch, Batches
 from malt_jax.training.losses import TokenScores
 from malt_jax.training.step import Metrics
@@ -26,25 +26,9 @@ def test_the_configuration_names_the_stages_of_a_role() -> None:
 
 def test_objectives_select_their_nodes() -> None:
     good, bad = Node(0, (1,)), Node(0, (2,))
-    rows = RoleRows(sft=(good,), pairs=(Pair(good, bad, 0.25),))
-    assert Sft(SftConfig()).select(rows) == [TrainingRow((good,))]
-    assert Dpo(DpoConfig()).select(rows) == [TrainingRow((good, bad))]
-    weighted = Dpo(DpoConfig(pair_weights="value_gap"))
-    assert weighted.select(rows) == [TrainingRow((good, bad), 0.25)]
-
-
-def test_a_stage_that_has_not_trained_says_so() -> None:
-    good = {"rewards/margins": 0.4, "rewards/chosen": 0.1}
-    dpo = Dpo(DpoConfig(epochs=2))
-    assert dpo.warnings(100, good) == []
-    (few,) = dpo.warnings(13, good)
-    assert "13 updates are few" in few and "(now 2)" in few
-    (still,) = dpo.warnings(100, good | {"rewards/margins": 0.008})
-    assert "0.008" in still and "dpo.learning_rate" in still
-    (displaced,) = dpo.warnings(100, good | {"rewards/chosen": -0.3})
-    assert "displacement" in displaced
-    assert Sft(SftConfig()).warnings(100, {}) == []
-    assert "sft.epochs" in Sft(SftConfig()).warnings(3, {})[0]
+    rows = RoleRows(sft=(good,), pairs=(Pair(good, bad),))
+    assert Sft(SftConfig()).select(rows) == [(good,)]
+    assert Dpo(DpoConfig()).select(rows) == [(good, bad)]
 
 
 def scored_batch(completions: int) -> tuple[TokenScores, Batch]:

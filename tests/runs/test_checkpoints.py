@@ -9,8 +9,10 @@ import numpy as np
 import optax
 import pytest
 
+from malt_jax.config import Config
 from malt_jax.errors import UserError
-from malt_jax.runs.checkpoints import restore_tree, save_tree
+from malt_jax.runs.checkpoints import StateStore, restore_tree, save_tree
+from malt_jax.runs.directory import open_run
 
 
 @pytest.fixture
@@ -63,3 +65,51 @@ def test_a_damaged_checkpoint_is_an_error_for_the_user(tmp_path: Path) -> None:
             file.write_bytes(b"")
     with pytest.raises(UserError, match="damaged"):
         restore_tree(tmp_path / "x", tree)
+
+
+def test_a_checkpoint_that_cannot_be_read_back_is_refused_at_once(tmp_path: Path) -> None:
+    # Orbax takes brackets for a pattern.
+    with pytest.raises(UserError, match="is no checkpoint, or a damaged one"):
+        save_tree(tmp_path / "lr=[1e-4]", {"a": jnp.zeros(3)})
+
+
+def test_a_state_of_another_shape_is_named(tmp_path: Path) -> None:
+    with open_run(tmp_path, Config()) as run, run.stage("sft") as stage:
+        states = StateStore(stage)
+        states.save(1, {"weights": jnp.zeros(3)})
+        again = StateStore(stage)
+        assert again.latest_step == 1
+        with pytest.raises(UserError, match=r"weights is float32\[3\], not float32\[4\]"):
+            again.restore({"weights": jnp.zeros(4)})
+        states.clear()
+        assert not list(stage.path.glob("state-*"))
+
+
+def test_a_state_that_was_cut_off_or_damaged_is_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_run(tmp_path, Config()) as run,
+        run.stage("sft") as stage,
+    ):
+        StateStore(stage).save(1, {"weights": jnp.zeros(3)})
+        (stage.path / "state-00000002.orbax-checkpoint-tmp-7/part").mkdir(parents=True)
+        save_tree(stage.path / "state-00000002", {"weights": jnp.ones(3)})
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_run(tmp_path, Config()) as run,
+        run.stage("sft") as stage,
+    ):
+        assert StateStore(stage).latest_step == 1
+        assert [path.name for path in stage.path.glob("state-*")] == ["state-00000001"]
+        raise KeyboardInterrupt
+    files = (path for path in (tmp_path / "sft/state-00000001").rglob("*") if path.is_file())
+    data = max(files, key=lambda path: path.stat().st_size)
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    with open_run(tmp_path, Config()) as run, run.stage("sft") as stage:
+        states = StateStore(stage)
+        assert states.latest_step == 0 and states.restore({"weights": 5}) == {"weights": 5}
+    assert f"{data} is damaged: its checksum is another" in caplog.text
+    assert [path.name for path in run.finished("sft").iterdir()] == ["manifest.json"]

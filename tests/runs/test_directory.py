@@ -13,6 +13,7 @@ from malt_jax.config import Config, load_config
 from malt_jax.errors import UserError
 from malt_jax.files import write_atomically
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
+from malt_jax.runs.stage import UNFINISHED
 
 
 @pytest.mark.parametrize("content", ["grüße\n", b"\x00\xff"])
@@ -94,8 +95,8 @@ def test_a_stage_is_seen_when_it_is_complete(tmp_path: Path) -> None:
 def test_an_interrupted_stage_keeps_its_parts_and_its_time(tmp_path: Path) -> None:
     with open_run(tmp_path, Config()) as run:
         with pytest.raises(KeyboardInterrupt), run.stage("trees") as stage:
+            stage._began -= 100.0
             stage.write("batch-0", b"0")
-            stage._earlier_seconds = 100.0
             raise KeyboardInterrupt
         assert not run.is_done("trees")
     with open_run(tmp_path, Config()) as run:
@@ -155,3 +156,64 @@ def test_a_run_whose_process_was_killed_goes_on(tmp_path: Path) -> None:
         with run.stage("trees") as stage:
             assert stage.has("batch-0")
         assert sorted(os.listdir(run.finished("trees"))) == ["batch-0", "manifest.json"]
+
+
+def test_a_damaged_file_of_an_unfinished_stage_is_named_and_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_run(tmp_path, Config()) as run,
+        run.stage("trees") as stage,
+    ):
+        for name in ("a", "b", "folder/c"):
+            stage.write(name, b"content")
+        raise KeyboardInterrupt
+    (tmp_path / "trees/b").write_bytes(b"contend")
+    (tmp_path / "trees/folder/c").unlink()
+    (tmp_path / "trees/folder/unrecorded").write_bytes(b"of a process that was killed")
+    with open_run(tmp_path, Config()) as run, run.stage("trees") as stage:
+        assert stage.has("a") and not any(stage.has(name) for name in ("b", "folder", "d"))
+        assert f"{stage.path / 'b'} is damaged: its checksum is another; it is made" in caplog.text
+        assert f"{stage.path / 'folder/c'} is damaged: it is missing" in caplog.text
+        stage.write("b", b"content")
+    files = sorted(path.name for path in run.finished("trees").rglob("*") if path.is_file())
+    assert files == ["a", "b", "manifest.json"]
+
+
+def test_a_damaged_record_makes_the_stage_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_run(tmp_path, Config()) as run,
+        run.stage("trees") as stage,
+    ):
+        stage.write("a", b"content")
+        raise KeyboardInterrupt
+    (tmp_path / "trees" / UNFINISHED).write_bytes(b'{"files": [')
+    with open_run(tmp_path, Config()) as run, run.stage("trees") as stage:
+        assert not stage.has("a") and not (stage.path / "a").exists()
+        assert "so the stage is made again" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["lr=[1e-4]", "a*b", "what?"])
+def test_a_path_that_orbax_cannot_read_is_refused_at_the_start(tmp_path: Path, name: str) -> None:
+    with (
+        pytest.raises(UserError, match=r"cannot have the character"),
+        open_run(tmp_path / name / "run", Config()),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("work")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").symlink_to(tmp_path / "precious")
+    with (
+        pytest.raises(UserError, match=r"\.lock is a symbolic link: remove it"),
+        open_run(tmp_path / "run", Config()),
+    ):
+        pass
+    assert (tmp_path / "precious").read_text() == "work"

@@ -61,6 +61,23 @@ def test_a_stage_that_goes_on_keeps_the_lines_up_to_its_saved_state(tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize(
+    "damaged", [b'{"stage": "a", "st\xffp": 2}', b"[2]", b'{"stage": "a"}', b""]
+)
+def test_a_damaged_line_is_named_by_its_number_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
+) -> None:
+    with Metrics(tmp_path) as metrics:
+        for step in (1, 2, 3):
+            metrics.log("a", step, {"loss": 1.0})
+    content = (tmp_path / METRICS_FILE).read_bytes().splitlines()
+    (tmp_path / METRICS_FILE).write_bytes(b"\n".join([content[0], damaged, content[2], b""]))
+    with Metrics(tmp_path) as metrics:
+        metrics.log("a", 4, {"loss": 1.0})
+    assert f"{METRICS_FILE}:2: the line is damaged and left out" in caplog.text
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3, 4]
+
+
 def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     with Metrics(tmp_path) as metrics:

@@ -15,10 +15,11 @@ from malt_jax.command import command
 from malt_jax.config import Config, ProcessesConfig, load_config
 from malt_jax.distributed.processes import joined
 from malt_jax.errors import UserError
-from malt_jax.runs import agreement, directory
+from malt_jax.runs import agreement, stage
 from malt_jax.runs.agreement import require_fit, start_facts
-from malt_jax.runs.directory import MANIFEST, RunDirectory, open_run
+from malt_jax.runs.directory import RunDirectory, open_run
 from malt_jax.runs.metrics import METRICS_FILE, Metrics
+from malt_jax.runs.stage import MANIFEST
 from malt_jax.tasks.base import Question
 from tests.distributed.several import start, wait
 
@@ -28,7 +29,7 @@ QUESTIONS = [Question(id=index, text=str(index), answer="0") for index in range(
 
 def main() -> None:
     folder, *options = sys.argv[1:]
-    directory._PATIENCE = 0.3
+    stage._PATIENCE = 0.3
     with joined(load_config(None, options).processes, {}):
         for scenario in (interrupted, continued, other_configuration, not_shared, questions):
             try:
