@@ -58,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="names with commas between, such as sa,sa+mv@9,malt+mv,debate (default: all)",
     )
     parser.add_argument(
+        "--split",
+        choices=("train", "test"),
+        default="test",
+        help="questions of this split; train, to choose settings by, goes to evaluation-train/",
+    )
+    parser.add_argument(
         "--limit", type=_positive, help="questions to ask (default: as the options say)"
     )
     parser.add_argument("--seeds", type=_positive, help="repetitions (default: as the options say)")
@@ -76,22 +82,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = options.systems.split(",") if options.systems else None
     with joined(config.processes, start_facts(config, out)):
         with open_run(out, config) as directory:
-            content = _evaluate(config, run, directory, names, options)
-            write_results(directory, f"{FOLDER}/{RESULTS_FILE}", content)
-            directory.write(f"{FOLDER}/tables.md", markdown(content))
-            directory.write(f"{FOLDER}/tables.tex", latex(content))
+            folder = FOLDER if options.split == "test" else f"{FOLDER}-{options.split}"
+            content = _evaluate(config, run, Store(directory, folder), names, options)
+            write_results(directory, f"{folder}/{RESULTS_FILE}", content)
+            directory.write(f"{folder}/tables.md", markdown(content))
+            directory.write(f"{folder}/tables.tex", latex(content))
         if is_coordinator():
-            plots = write_plots(content, out / FOLDER / "plots")
+            plots = write_plots(content, out / folder / "plots")
             console = Console()
             print_table(content, console)
-            where = f"{len(plots)} plots and {RESULTS_FILE} are in {out / FOLDER}"
+            where = f"{len(plots)} plots and {RESULTS_FILE} are in {out / folder}"
             console.print(f"tables, {where}", soft_wrap=True)
 
 
 def _evaluate(
     config: Config,
     run: UPath | None,
-    directory: RunDirectory,
+    store: Store,
     names: Sequence[str] | None,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
@@ -107,9 +114,10 @@ def _evaluate(
         training = _training(run, earlier.config, config)
     if names is None:
         names = all_names(roles, config.evaluation.votes, trained=run is not None)
-    limit = options.limit or config.test_limit
-    questions = select_questions(experiment.task, "test", limit, config.seed)
-    seeds, store = options.seeds or config.evaluation.seeds, Store(directory)
+    limits = {"train": config.task.train_questions, "test": config.test_limit}
+    limit = options.limit or limits[options.split]
+    questions = select_questions(experiment.task, options.split, limit, config.seed)
+    seeds = options.seeds or config.evaluation.seeds
     with experiment.sampling_weights() as weights:
         team = Team.of(experiment, config, weights, policies)
         judged = evaluation.evaluate(team, experiment.task, names, questions, seeds, store)
@@ -119,7 +127,7 @@ def _evaluate(
         **judged,
         **training,
         "seconds": {
-            f"{FOLDER}/seed-{seed}": round(store.seconds(seed), 3) for seed in range(seeds)
+            f"{store.folder}/seed-{seed}": round(store.seconds(seed), 3) for seed in range(seeds)
         },
         "config": plain(config),
         "versions": versions(),

@@ -248,6 +248,12 @@ def test_evaluate_compares_all_systems_of_a_run(run: Path, tmp_path: Path) -> No
     assert list(content["systems"]) == ["sa", "sa+mv@2"]
     assert all(s["questions"] == s["seeds"] == 2 for s in content["systems"].values())
 
+    samples = {f: f.read_bytes() for f in (copy / "evaluation").rglob("*.*")}
+    evaluate.main(["--run-dir", str(copy), "--systems", "sa", "--split", "train"])
+    content = json.loads((copy / "evaluation-train/results.json").read_text())
+    assert content["systems"]["sa"]["questions"] == content["config"]["task"]["train_questions"]
+    assert samples == {f: f.read_bytes() for f in samples}
+
 
 def test_evaluate_refuses_what_it_cannot_use(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"finish it first"):

@@ -74,8 +74,9 @@ class Samples:
 class Store:
     """The samples of a run, in its folder evaluation/."""
 
-    def __init__(self, directory: RunDirectory) -> None:
-        self._stage = directory.growing(FOLDER)
+    def __init__(self, directory: RunDirectory, folder: str = FOLDER) -> None:
+        self.folder = folder
+        self._stage = directory.growing(folder)
         self._read: dict[tuple[int, Chain], Samples] = {}
 
     def samples(self, seed: int, chain: Chain) -> Samples:
