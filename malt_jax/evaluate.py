@@ -29,7 +29,7 @@ from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m malt_jax.evaluate",
         description="Compares systems (single roles, pipelines, votes, the debate, pipelines with"
@@ -71,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser,
         "python -m malt_jax.evaluate --run-dir runs/first --out runs/other task.name=gsm_symbolic",
     )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = _parser()
     options = parser.parse_intermixed_args(arguments)
     if options.out is None and (options.config or options.overrides):
         parser.error("--out is needed with --config and with changed options")
