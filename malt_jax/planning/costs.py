@@ -124,7 +124,6 @@ def received_bytes(hlo: str, loop_steps: int = 1) -> float:
 
 
 class _Instruction(NamedTuple):
-    name: str
     operation: str
     operands: tuple[str, ...]
     attributes: str
@@ -151,7 +150,7 @@ def _computations(hlo: str) -> tuple[dict[str, _Computation], str]:
             name, text = instruction.groups()
             current.shapes[name] = text[: operation.start(1)]
             operands = tuple(re.findall(r"%?([\w.-]+)(?:,|$)", operation[2]))
-            current.lines.append(_Instruction(name, operation[1], operands, operation[3], text))
+            current.lines.append(_Instruction(operation[1], operands, operation[3], line))
     return found, entry
 
 
@@ -189,7 +188,7 @@ def _iterations(loop: _Instruction, condition: _Computation) -> int | None:
     root = condition.lines[-1]
     constants = [_number(r"constant\((\d+)\)", line.text) for line in condition.lines]
     counts = [constant for constant in constants if constant is not None]
-    compares = root.operation == "compare" or "compare" in root.name
+    compares = root.operation == "compare" or "compare" in root.text.partition(" = ")[0]
     return counts[0] if compares and len(counts) == 1 else None
 
 

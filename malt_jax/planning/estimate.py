@@ -51,8 +51,8 @@ class Estimate:
     """The longest of the roofline's times: compute, memory or network."""
 
     @classmethod
-    def of(cls, program: Program, target: Target, needed: Compiled | int) -> Estimate:
-        done, resident = program_work(program), device_bytes(program.call.resident)
+    def of(cls, program: Program, target: Target, needed: Compiled | int, done: Work) -> Estimate:
+        resident = device_bytes(program.call.resident)
         compiled = needed if isinstance(needed, Compiled) else None
         received = compiled.received if compiled else 0.0
         seconds, limit = None, None
@@ -61,12 +61,6 @@ class Estimate:
         total = resident + (needed.memory if isinstance(needed, Compiled) else needed)
         fits = compiled is not None and (target.hbm_limit is None or total <= target.hbm_limit)
         return cls(program, fits, compiled, resident, total, done, seconds, limit)
-
-
-def program_work(program: Program) -> Work:
-    """The work of one call, from its jaxpr."""
-    call = program.call
-    return work(call.function.trace(*call.arguments).jaxpr.jaxpr, program.mesh, call.loop_steps)
 
 
 def compiled(program: Program) -> Compiled | int:
@@ -101,6 +95,7 @@ class Compiler:
         self._compile = compile or compiled
         self._pool = ThreadPoolExecutor(target.compilations_at_once)
         self._known: dict[Any, Future[Compiled | int]] = {}
+        self._jaxprs: dict[Any, Any] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -115,6 +110,16 @@ class Compiler:
             self._known[key] = self._pool.submit(self._compile, program)
         return self._known[key]
 
+    def work(self, program: Program) -> Work:
+        """The work of one call. Equal shapes on different meshes are traced once."""
+        call = program.call
+        leaves, structure = jax.tree.flatten(call.arguments[1:])  # the first has the mesh
+        shapes = [(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x for x in leaves]
+        key = call.function, structure, *shapes
+        if key not in self._jaxprs:
+            self._jaxprs[key] = call.function.trace(*call.arguments).jaxpr.jaxpr
+        return work(self._jaxprs[key], program.mesh, call.loop_steps)
+
     def estimates(
         self, programs: Sequence[Program], on_done: Callable[[int, Program], None]
     ) -> tuple[Estimate, ...]:
@@ -122,15 +127,16 @@ class Compiler:
 
         on_done: called with the number of programs that are done, and the last of them.
         """
-        same: dict[Future[Compiled | int], list[int]] = {}
-        for index, program in enumerate(programs):
-            same.setdefault(self.start(program), []).append(index)
-        found: dict[int, Estimate] = {}
-        for future in as_completed(same):
-            for index in same[future]:
-                found[index] = Estimate.of(programs[index], self.target, future.result())
-            on_done(len(found), programs[same[future][0]])
-        return tuple(found[index] for index in range(len(programs)))
+        futures = [self.start(program) for program in programs]
+        done = 0
+        for future in as_completed(set(futures)):
+            future.result()  # raises at once
+            done += futures.count(future)
+            on_done(done, programs[futures.index(future)])
+        return tuple(
+            Estimate.of(program, self.target, future.result(), self.work(program))
+            for program, future in zip(programs, futures, strict=True)
+        )
 
 
 def _signature(call: Call) -> Any:

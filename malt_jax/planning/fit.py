@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from malt_jax.config import MeshConfig
 from malt_jax.errors import UserError
 from malt_jax.malt.experiment import create_sampler, mesh_requests, models
-from malt_jax.planning.estimate import Compiled, Compiler, program_work
+from malt_jax.model.llama import Llama
+from malt_jax.planning.estimate import Compiler
 from malt_jax.planning.programs import (
     Program,
     Workload,
@@ -20,12 +20,10 @@ from malt_jax.planning.programs import (
     sampling_programs,
     training_programs,
 )
-from malt_jax.planning.targets import Chip, Target
+from malt_jax.planning.targets import Target
 from malt_jax.sharding.calls import device_bytes
 from malt_jax.sharding.mesh import Hardware, Meshes, Sizes, build, fitting
 from malt_jax.training.policy import Policy
-
-logger = logging.getLogger(__name__)
 
 MOST_QUESTIONS = 128
 """Largest batch of questions that is considered."""
@@ -56,7 +54,7 @@ def fastest_that_fits(load: Workload, compiler: Compiler) -> Workload:
     limit = target.hbm_limit or math.inf
     pairs = [
         (s, t)
-        for s, t in itertools.product(_sampling(load, target), _training(load, target))
+        for s, t in itertools.product(_sampling(load, compiler), _training(load, compiler))
         if max(s.arrays + _copy(s, t), t.arrays) <= limit
     ]
     pairs.sort(key=lambda pair: pair[0].seconds + pair[1].seconds)
@@ -77,59 +75,44 @@ def fastest_that_fits(load: Workload, compiler: Compiler) -> Workload:
     return min(finalists, key=lambda finalist: finalist[0])[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """A batch size and a mesh for sampling or for training."""
 
     load: Workload
-    chip: Chip
     mesh: Sizes
     base: int
     """Bytes of the base weights on one device."""
     own_weights: bool
     """Whether sampling needs other weights than training even on the same mesh."""
-    programs: Sequence[tuple[Program, float]]
-    """The largest programs, each with the number of calls that stands for its stage."""
-
-    @functools.cached_property
-    def arrays(self) -> int:
-        """Bytes on one device of the largest program's arguments and resident arrays."""
-        calls = [program.call for program, _ in self.programs]
-        return max(device_bytes((call.arguments, call.resident)) for call in calls)
-
-    @functools.cached_property
-    def seconds(self) -> float:
-        """The least time of the whole stage."""
-        return self._seconds([least_received_bytes(self.load, p) for p, _ in self.programs])
+    programs: Sequence[tuple[Program, float, float]]
+    """The largest programs, each with the number of calls that stands for its stage and the seconds
+    of a call without communication."""
+    arrays: int
+    """Bytes on one device of the largest program's arguments and resident arrays."""
+    seconds: float
+    """The least time of the stage."""
 
     def compiled_seconds(self, compiler: Compiler, memory: float) -> float:
-        """The time of the whole stage with the communication of its compiled programs.
+        """The time of the stage with the communication of its compiled programs.
 
         Infinite if one of them needs more memory than there is.
         """
         received = []
-        for program, _ in self.programs:
-            needed = compiler.start(program).result()
-            resident = device_bytes(program.call.resident)
-            total = resident + (needed.memory if isinstance(needed, Compiled) else needed)
-            logger.info("%s on %s: %.2f GiB", program.name, self.mesh, total / 2**30)
-            if isinstance(needed, int) or total > memory:
+        for program, *_ in self.programs:
+            needed, resident = compiler.start(program).result(), device_bytes(program.call.resident)
+            if isinstance(needed, int) or needed.memory + resident > memory:
                 return math.inf
             received.append(needed.received)
-        return self._seconds(received)
+        return _seconds(self.programs, received, compiler.target)
 
-    def _seconds(self, received: Sequence[float]) -> float:
-        return sum(
-            calls * (seconds + network / self.chip.interconnect)
-            for (_, calls), seconds, network in zip(
-                self.programs, self._alone, received, strict=True
-            )
-        )
 
-    @functools.cached_property
-    def _alone(self) -> list[float]:
-        """Seconds of one call of each program without communication."""
-        return [self.chip.seconds(*program_work(program))[0] for program, _ in self.programs]
+def _seconds(
+    programs: Sequence[tuple[Program, float, float]], received: Sequence[float], target: Target
+) -> float:
+    assert target.chip is not None
+    rate = target.chip.interconnect
+    calls = zip(programs, received, strict=True)
+    return sum(count * (alone + network / rate) for (_, count, alone), network in calls)
 
 
 def _copy(sampling: _Candidate, training: _Candidate) -> int:
@@ -144,8 +127,8 @@ def _combined(sampling: Workload, training: Workload) -> Workload:
     return dataclasses.replace(training, config=dataclasses.replace(training.config, **sections))
 
 
-def _sampling(load: Workload, target: Target) -> Iterator[_Candidate]:
-    config = load.config
+def _sampling(load: Workload, compiler: Compiler) -> Iterator[_Candidate]:
+    config, target = load.config, compiler.target
     request, _ = mesh_requests(config, load.shape, load.dtype)
     for sizes in fitting(request, Hardware.of(target.devices, target.hbm_limit)):
         questions = sizes.batch
@@ -156,11 +139,13 @@ def _sampling(load: Workload, target: Target) -> Iterator[_Candidate]:
                 evaluation=dataclasses.replace(config.evaluation, questions_per_batch=questions),
                 sampling_mesh=MeshConfig(*sizes),
             )
-            yield _candidate(dataclasses.replace(load, config=changed), sizes, target, "sampling")
+            candidate = dataclasses.replace(load, config=changed)
+            yield _candidate(candidate, sizes, compiler, _largest_of_sampling)
             questions *= 2
 
 
-def _training(load: Workload, target: Target) -> Iterator[_Candidate]:
+def _training(load: Workload, compiler: Compiler) -> Iterator[_Candidate]:
+    target = compiler.target
     batch = math.gcd(load.config.sft.batch_size, load.config.dpo.batch_size)
     for micro in (size for size in range(1, batch + 1) if batch % size == 0):
         config = dataclasses.replace(
@@ -175,30 +160,58 @@ def _training(load: Workload, target: Target) -> Iterator[_Candidate]:
             continue
         for sizes in meshes:
             changed = dataclasses.replace(config, training_mesh=MeshConfig(*sizes))
-            yield _candidate(dataclasses.replace(load, config=changed), sizes, target, "training")
+            candidate = dataclasses.replace(load, config=changed)
+            yield _candidate(candidate, sizes, compiler, _largest_of_training)
 
 
-def _candidate(load: Workload, sizes: Sizes, target: Target, what: str) -> _Candidate:
+Largest = Callable[[Workload, Llama, Llama], list[tuple[Program, float]]]
+"""Of a workload and its models for training and for sampling."""
+
+
+def _candidate(load: Workload, sizes: Sizes, compiler: Compiler, largest: Largest) -> _Candidate:
+    target = compiler.target
     assert target.chip is not None
     mesh = build(sizes, target.devices)
     trained, sampled = models(load.config, load.shape, load.dtype, Meshes(mesh, mesh))
-    if what == "training":
-        policy = Policy(trained, load.config.training.method)
-        updates = [p for p in training_programs(load, policy) if p.updates]
-        largest = [_for_all(max(updates, key=lambda p: p.call.tokens), updates)]
-    else:
-        sampler = create_sampler(load.config, sampled, load.stop_ids)
-        trees = list(sampling_programs(load, sampler, "trees"))
-        largest = []
-        for listed in (trees, list(sampling_programs(load, sampler, "evaluation"))):
-            decodes = [program for program in listed if program.call.tokens]
-            largest.append(_for_all(decodes[-1], decodes))
-        for kind in ("prefill", "grow"):  # the last of the last role is the largest
-            chosen = [program for program in trees if program.call.name.startswith(kind)][-1:]
-            largest += [(program, program.call.count) for program in chosen]
-    own_weights = trained.lora != sampled.lora
-    base = device_bytes(base_weights(trained))
-    return _Candidate(load, target.chip, sizes, base, own_weights, largest)
+    programs = [
+        (program, count, target.chip.seconds(*compiler.work(program))[0])
+        for program, count in largest(load, trained, sampled)
+    ]
+    least = [least_received_bytes(load, program) for program, *_ in programs]
+    calls = [program.call for program, *_ in programs]
+    return _Candidate(
+        load,
+        sizes,
+        device_bytes(base_weights(trained)),
+        trained.lora != sampled.lora,
+        programs,
+        max(device_bytes((call.arguments, call.resident)) for call in calls),
+        _seconds(programs, least, target),
+    )
+
+
+def _largest_of_training(
+    load: Workload, trained: Llama, sampled: Llama
+) -> list[tuple[Program, float]]:
+    policy = Policy(trained, load.config.training.method)
+    updates = [program for program in training_programs(load, policy) if program.updates]
+    return [_for_all(max(updates, key=lambda update: update.call.tokens), updates)]
+
+
+def _largest_of_sampling(
+    load: Workload, trained: Llama, sampled: Llama
+) -> list[tuple[Program, float]]:
+    """The decodes of most tokens, and the largest prefill and growth of the cache."""
+    sampler = create_sampler(load.config, sampled, load.stop_ids)
+    trees = list(sampling_programs(load, sampler, "trees"))
+    largest = []
+    for stage in (trees, sampling_programs(load, sampler, "evaluation")):
+        decodes = [program for program in stage if program.call.tokens]
+        largest.append(_for_all(decodes[-1], decodes))
+    for kind in ("prefill", "grow"):  # the last one of the last role is the largest
+        found = [program for program in trees if program.call.name.startswith(kind)][-1:]
+        largest += [(program, program.call.count) for program in found]
+    return largest
 
 
 def _for_all(program: Program, others: Sequence[Program]) -> tuple[Program, float]:

@@ -17,7 +17,6 @@ from malt_jax.planning.estimate import Estimate
 from malt_jax.planning.programs import Program, Workload
 from malt_jax.planning.targets import Target
 from malt_jax.progress import duration
-from malt_jax.sharding.calls import device_bytes
 from malt_jax.sharding.mesh import Hardware, Meshes, Sizes, build, choose
 
 STAGES = ("trees", "sft", "dpo", "evaluation")
@@ -133,42 +132,23 @@ class Plan:
         return described
 
     def remedies(self, estimate: Estimate) -> list[str]:
-        """Options that would make a program fit, by its memory's growth with batch and mesh."""
-        limit, config, stage = self.target.hbm_limit, self.load.config, estimate.program.stage
-        if estimate.fits or limit is None:
-            return []
-        found = []
-        fixed = device_bytes(estimate.program.weights)
-        share = (limit - fixed) / max(1, estimate.hbm_bytes - fixed)
+        """Options that lower a program's memory: half the batch, recomputation, a mesh that splits
+        weights further."""
+        config, stage = self.load.config, estimate.program.stage
+        sizes, found = estimate.program.mesh, []
         if stage in SAMPLING_STAGES:
-            section, sizes = "sampling_mesh", Sizes.of(self.meshes.sampling)
-            option = "sampling" if stage == "trees" else "evaluation"
-            now = getattr(config, option).questions_per_batch
-            if (fewer := _smaller(now, share, sizes.batch)) is not None:
-                found.append(f"{option}.questions_per_batch={fewer}")
+            section, option = "sampling_mesh", "sampling" if stage == "trees" else stage
+            name, rows = "questions_per_batch", getattr(config, option).questions_per_batch
         else:
-            section, sizes = "training_mesh", Sizes.of(self.meshes.training)
-            options = getattr(config, stage)
-            now = options.micro_batch_size or options.batch_size
-            if (fewer := _smaller(now, share, sizes.batch)) is not None and now % fewer == 0:
-                found.append(f"{stage}.micro_batch_size={fewer}")
-            if not config.training.remat:
-                found.append("training.remat=true")
-        more = [
-            f"{section}.{axis}={2 * size}"
-            for axis, size in (("tensor", sizes.tensor), ("fsdp", sizes.fsdp))
-            if sizes.data > 1 or (axis == "tensor" and sizes.fsdp > 1)
-        ]
-        found += more[:1] if share > 0 else more
+            section, option, name = "training_mesh", stage, "micro_batch_size"
+            rows = getattr(config, stage).micro_batch_size or getattr(config, stage).batch_size
+        if rows % (2 * sizes.batch) == 0:
+            found.append(f"{option}.{name}={rows // 2}")
+        if section == "training_mesh" and not config.training.remat:
+            found.append("training.remat=true")
+        if sizes.tensor < sizes.devices:
+            found.append(f"{section}.tensor={2 * sizes.tensor}")
         return found or ["more devices, or a smaller model"]
-
-
-def _smaller(now: int, share: float, multiple: int) -> int | None:
-    """The largest power of two times `multiple` below `now` for which memory would suffice."""
-    best, size = None, multiple
-    while size < now and size <= now * share:
-        best, size = size, 2 * size
-    return best
 
 
 def print_plan(plan: Plan, price: float | None, console: Console) -> None:

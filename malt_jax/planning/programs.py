@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -185,8 +184,6 @@ class Program:
     role: str
     call: Call
     mesh: Sizes
-    weights: Any
-    """Abstract arrays that do not grow with the batch."""
 
     @property
     def name(self) -> str:
@@ -207,10 +204,9 @@ def programs(load: Workload, meshes: Meshes) -> list[Program]:
     trained, sampled = models(load.config, load.shape, load.dtype, meshes)
     sampler = create_sampler(load.config, sampled, load.stop_ids)
     policy = Policy(trained, load.config.training.method)
-    base = base_weights(trained)
-    copied = trained.lora != sampled.lora or not _same_shardings(base, base_weights(sampled))
+    base, same_mesh = base_weights(trained), meshes.sampling == meshes.training
     # The base weights of training stay on the devices while sampling has a copy of its own.
-    resident = base if copied else None
+    resident = None if same_mesh and trained.lora == sampled.lora else base
     listed = [
         *sampling_programs(load, sampler, "trees", resident),
         *training_programs(load, policy),
@@ -223,11 +219,6 @@ def base_weights(model: Llama) -> Params:
     """Abstract."""
     base: Params = abstract(model.mesh, variable_specs(model)["params"])
     return base
-
-
-def _same_shardings(left: Params, right: Params) -> bool:
-    same: bool = jax.tree.all(jax.tree.map(lambda x, y: x.sharding == y.sharding, left, right))
-    return same
 
 
 def sampling_programs(
@@ -258,7 +249,7 @@ def sampling_programs(
         for call in sampler.calls(variables, role.levels, nodes, questions, load.completion_tokens):
             beside = (call.resident, resident)
             call = dataclasses.replace(call, count=call.count * times, resident=beside)
-            yield Program(stage, role.name, call, Sizes.of(model.mesh), variables)
+            yield Program(stage, role.name, call, Sizes.of(model.mesh))
 
 
 def training_programs(load: Workload, policy: Policy) -> Iterator[Program]:
@@ -271,10 +262,8 @@ def training_programs(load: Workload, policy: Policy) -> Iterator[Program]:
                 continue
             batch = _batch(role, load.completion_tokens, objective.options.batch_size, branches)
             for call in training_calls(policy, objective, batch, rows):
-                weights = [x for x in call.arguments if not isinstance(x, Batch)]
                 call = dataclasses.replace(call, count=call.count * load.config.rounds)
-                mesh = Sizes.of(policy.model.mesh)
-                yield Program(objective.name, role.name, call, mesh, weights)
+                yield Program(objective.name, role.name, call, Sizes.of(policy.model.mesh))
 
 
 def _batch(role: RoleWork, completion: int, batch_size: int, branches: int) -> Batch:

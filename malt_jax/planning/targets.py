@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 from typing import Any, NamedTuple
@@ -98,10 +99,7 @@ class Topology(NamedTuple):
 
     @property
     def chips(self) -> int:
-        count = self.slices
-        for side in self.shape.split("x"):
-            count *= int(side)
-        return count
+        return self.slices * math.prod(map(int, self.shape.split("x")))
 
     def devices(self) -> list[Any]:
         """Its devices, for the compiler alone: nothing can run on them.
