@@ -247,8 +247,8 @@ def sampling_programs(
         nodes = tuple(branching[: depth + 1])
         times = math.ceil(asked / questions) * repetitions
         for call in sampler.calls(variables, role.levels, nodes, questions, load.completion_tokens):
-            beside = (call.resident, resident)
-            call = dataclasses.replace(call, count=call.count * times, resident=beside)
+            stays = (call.resident, resident)
+            call = dataclasses.replace(call, count=call.count * times, resident=stays)
             yield Program(stage, role.name, call, Sizes.of(model.mesh))
 
 
