@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from malt_jax.errors import UserError
@@ -76,20 +74,13 @@ class AdditionTask(GeneratedTask):
             addends = rng.integers(*self._values, size=rng.integers(*self._addends)).tolist()
             if split_of(" ".join(map(str, sorted(addends))), TEST_SHARE) == split:
                 break
+        first, further, last = pick(rng, STORIES)
+        words = {"name": pick(rng, PEOPLE), "things": pick(rng, THINGS)}
+        sentences = [first, *[further] * (len(addends) - 1)]
+        told = [text.format(n=n, **words) for text, n in zip(sentences, addends, strict=True)]
         return Question(
             id=index,
-            text=_tell(addends, rng),
+            text=" ".join([*told, last.format(**words)]),
             answer=str(sum(addends)),
             metadata={"addends": " ".join(map(str, addends))},
         )
-
-
-def _tell(addends: Sequence[int], rng: np.random.Generator) -> str:
-    first, further, last = pick(rng, STORIES)
-    name, things = pick(rng, PEOPLE), pick(rng, THINGS)
-    sentences = [first, *[further] * (len(addends) - 1)]
-    told = [
-        text.format(name=name, things=things, n=n)
-        for text, n in zip(sentences, addends, strict=True)
-    ]
-    return " ".join([*told, last.format(name=name, things=things)])

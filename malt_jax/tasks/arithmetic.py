@@ -73,8 +73,8 @@ class Problem:
     @property
     def split(self) -> Split:
         """The only split whose questions may ask for this calculation."""
-        text = f"{self.start}" + "".join(f"{s.operator}{s.operand}" for s in self.steps)
-        return split_of(text, TEST_SHARE)
+        steps = "".join(f"{step.operator}{step.operand}" for step in self.steps)
+        return split_of(f"{self.start}{steps}", TEST_SHARE)
 
     @property
     def solution(self) -> str:
@@ -99,8 +99,7 @@ class ArithmeticTask(GeneratedTask):
     def __init__(self, min_steps: int = 2, max_steps: Annotated[int, Field(le=100)] = 3) -> None:
         if not 1 <= min_steps <= max_steps:
             raise UserError(
-                "task.options: 1 <= min_steps <= max_steps must hold, got"
-                f" min_steps={min_steps}, max_steps={max_steps}"
+                f"task.options: 1 <= min_steps <= max_steps must hold, got {min_steps=}, {max_steps=}"
             )
         self.counts = {"train": TRAIN_QUESTIONS, "test": 100_000}
         self.min_steps = min_steps
@@ -122,19 +121,15 @@ class ArithmeticTask(GeneratedTask):
     def _draw(self, split: Split, index: int) -> tuple[Problem, np.random.Generator]:
         rng = question_generator(split, index)
         while True:
-            problem = _draw_problem(rng, int(rng.integers(self.min_steps, self.max_steps + 1)))
+            length = rng.integers(self.min_steps, self.max_steps + 1)
+            start = value = int(rng.integers(3, LARGEST_VALUE // 2))
+            steps: list[Step] = []
+            for _ in range(length):
+                steps.append(_draw_step(rng, value))
+                value = steps[-1].apply(value)
+            problem = Problem(start, tuple(steps))
             if problem.split == split:
                 return problem, rng
-
-
-def _draw_problem(rng: np.random.Generator, length: int) -> Problem:
-    start = value = int(rng.integers(3, LARGEST_VALUE // 2))
-    steps = []
-    for _ in range(length):
-        step = _draw_step(rng, value)
-        value = step.apply(value)
-        steps.append(step)
-    return Problem(start, tuple(steps))
 
 
 def _draw_step(rng: np.random.Generator, value: int) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import textwrap
 import unicodedata
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -33,14 +34,14 @@ class Row:
         """The text in a field. Raises UserError when it is empty or no text."""
         value = self.value(field)
         if not isinstance(value, str) or not value.strip():
-            raise self.error(field, f"must be text, got {_shorten(value)}")
+            raise self.error(field, f"must be text, got {value!r:.80}")
         return value
 
     def number_or_text(self, field: str) -> str:
         """The text or the number in a field, as text. Raises UserError for anything else."""
         value = self.value(field)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value == "":
-            raise self.error(field, f"must be text or a number, got {_shorten(value)}")
+            raise self.error(field, f"must be text or a number, got {value!r:.80}")
         return str(value)
 
     def value(self, field: str) -> Any:
@@ -53,7 +54,7 @@ class Row:
         """The canonical form of a reference answer. Raises UserError when it has none."""
         canonical = grading.normalize(kind, answer)
         if canonical is None:
-            raise self.error(field, f"must hold an answer of kind {kind!r}, got {_shorten(answer)}")
+            raise self.error(field, f"must hold an answer of kind {kind!r}, got {answer!r:.80}")
         return canonical
 
     def error(self, field: str, problem: str) -> UserError:
@@ -146,14 +147,12 @@ class RowsTask(Task):
 
     def _without_duplicates(self, questions: list[Question]) -> list[Question]:
         found = duplicates(questions, self.questions("test"))
-        if not found:
-            return questions
-        first = [f"{id} as test question {other}" for id, other in list(found.items())[:5]]
-        listed = ", ".join(first if len(first) == len(found) else [*first, "..."])
-        logger.info(
-            f"{self.name}: left out {len(found)} of {len(questions)} training questions, as the"
-            f" test asks them too: {listed}"
-        )
+        if found:
+            listed = ", ".join(f"{id} as test question {other}" for id, other in found.items())
+            logger.info(
+                f"{self.name}: left out {len(found)} of {len(questions)} training questions, as"
+                f" the test asks them too: {textwrap.shorten(listed, 150, placeholder=' ...')}"
+            )
         left = [question for question in questions if question.id not in found]
         if not left:
             raise UserError(
@@ -178,9 +177,3 @@ def normalized(text: str) -> str:
     """
     text = unicodedata.normalize("NFKC", text).casefold()
     return _INVISIBLE.sub("", text).rstrip(".?!:")
-
-
-def _shorten(value: object) -> str:
-    """A value for a message, in at most 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -52,8 +52,8 @@ def read(sources: Sequence[str], field: str, default_split: str) -> Iterator[Nam
         except UserError:
             raise
         except Exception as error:  # of many libraries; they share no base class
-            lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
-            reason = lines[0].removesuffix(".") if lines else type(error).__name__
+            line = str(getattr(error, "strerror", None) or error).strip().partition("\n")[0]
+            reason = line.removesuffix(".") or type(error).__name__
             raise UserError(
                 f"{source}: cannot be read ({reason}); {_advice(source, sources, field)}"
             ) from error
