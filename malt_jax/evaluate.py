@@ -11,12 +11,11 @@ from typing import Any
 from rich.console import Console
 from upath import UPath
 
-from malt_jax import evaluation
 from malt_jax.command import add_options, command
 from malt_jax.config import Config, load_config, plain
 from malt_jax.distributed.processes import is_coordinator, joined
 from malt_jax.errors import UserError
-from malt_jax.evaluation.results import RESULTS_FILE, write_results
+from malt_jax.evaluation.results import RESULTS_FILE, evaluate
 from malt_jax.evaluation.sampling import Policies, Team
 from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STAR, all_names
@@ -89,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with open_run(out, config) as directory:
             folder = FOLDER if options.split == "test" else f"{FOLDER}-{options.split}"
             content = _evaluate(config, run, Store(directory, folder), names, options)
-            write_results(directory, f"{folder}/{RESULTS_FILE}", content)
+            directory.write(f"{folder}/{RESULTS_FILE}", json.dumps(content, indent=2) + "\n")
             directory.write(f"{folder}/tables.md", markdown(content))
             directory.write(f"{folder}/tables.tex", latex(content))
         if is_coordinator():
@@ -125,7 +124,7 @@ def _evaluate(
     seeds = options.seeds or config.evaluation.seeds
     with experiment.sampling_weights() as weights:
         team = Team.of(experiment, config, weights, policies)
-        judged = evaluation.evaluate(team, experiment.task, names, questions, seeds, store)
+        judged = evaluate(team, experiment.task, names, questions, seeds, store)
     return {
         "model": experiment.name,
         "task": experiment.task.name,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from malt_jax import evaluation
 from malt_jax.config import Config, plain
 from malt_jax.distributed.processes import is_coordinator
-from malt_jax.evaluation.results import RESULTS_FILE, write_results
+from malt_jax.evaluation.results import RESULTS_FILE, evaluate
 from malt_jax.evaluation.sampling import Team
 from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STANDARD, STAR
@@ -47,7 +47,7 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     store, seeds = Store(directory), config.evaluation.seeds
     with experiment.sampling_weights() as weights:
         team = Team.of(experiment, config, weights, {STAR: trained.sft, MALT: trained.final})
-        judged = evaluation.evaluate(team, task, STANDARD, test, seeds, store)
+        judged = evaluate(team, task, STANDARD, test, seeds, store)
     seconds = {name: round(directory.seconds(name), 3) for name in _stages(config, directory)}
     for seed in range(seeds):
         seconds[f"{FOLDER}/seed-{seed}"] = round(store.seconds(seed), 3)
@@ -63,7 +63,7 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
         "config": plain(config),
         "versions": versions(),
     }
-    write_results(directory, RESULTS_FILE, results)
+    directory.write(RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     return results
 
 

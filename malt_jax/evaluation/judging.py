@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from malt_jax.evaluation.sampling import Policies, resolved
 from malt_jax.evaluation.statistics import majority_vote
-from malt_jax.evaluation.store import Sample, Store
+from malt_jax.evaluation.store import Store
 from malt_jax.evaluation.systems import DEBATER, SILENT, Chain, System
 from malt_jax.tasks.base import Question, Task
 
@@ -31,40 +31,36 @@ class Outcome:
     """Seconds of sampling for one answer."""
 
 
+@dataclasses.dataclass
 class Judge:
     """Judges the samples of some questions."""
 
-    def __init__(
-        self,
-        task: Task,
-        roles: Sequence[str],
-        policies: Policies,
-        questions: Sequence[Question],
-        seeds: int,
-        store: Store,
-    ) -> None:
-        self.questions = questions
-        self.roles = tuple(roles)
-        self.seeds = seeds
-        self._task = task
-        self._policies = policies
-        self._store = store
-        self._answers: dict[tuple[int, Chain, int, int], str | None] = {}
+    task: Task
+    roles: Sequence[str]
+    policies: Policies
+    questions: Sequence[Question]
+    seeds: int
+    store: Store
+    _answers: dict[tuple[int, Chain, int, int], str | None] = dataclasses.field(
+        default_factory=dict, init=False
+    )
 
     def outcome(self, system: System) -> Outcome:
         """The outcome of a system, whose samples are in the store."""
-        chain = resolved(system.chain, self.roles, self._policies)
+        chain = resolved(system.chain, self.roles, self.policies)
         correct = self.correct(chain, system.passes, voted=system.voted)
         used = system.passes if system.voted else 1
+        nodes = [(question.id, n) for question in self.questions for n in range(system.passes)]
         tokens = prompt_tokens = 0.0
         seconds: list[float | None] = []
         for depth in range(1, len(chain) + 1):
             if chain[depth - 1] == SILENT:
                 continue
-            samples = self._samples(chain[:depth], system.passes)
+            of_seeds = [self.store.samples(seed, chain[:depth]) for seed in range(self.seeds)]
+            samples = [of_seed.by_node[node] for of_seed in of_seeds for node in nodes]
             tokens += used * float(np.mean([len(sample.ids) for sample in samples]))
             prompt_tokens += used * float(np.mean([sample.prompt_tokens for sample in samples]))
-            rate = self._store.samples(0, chain[:depth]).seconds_per_completion
+            rate = of_seeds[0].seconds_per_completion
             seconds.append(None if rate is None else used * rate)
         known = [value for value in seconds if value is not None]
         return Outcome(
@@ -77,24 +73,17 @@ class Judge:
 
     def correct(self, chain: Chain, passes: int, *, voted: bool) -> Bool[np.ndarray, "seeds Q P"]:
         """Whether each answer is correct: of every pass, or of the vote among them (P = 1)."""
-        chain = resolved(chain, self.roles, self._policies)
-        verdicts = [
-            [
-                [
-                    answer is not None and self._task.equal(answer, question.answer)
-                    for answer in self._answers_of(seed, chain, question, passes, voted)
-                ]
-                for question in self.questions
-            ]
-            for seed in range(self.seeds)
-        ]
-        return np.array(verdicts, bool)
+        chain = resolved(chain, self.roles, self.policies)
+        equal = self.task.equal
 
-    def _answers_of(
-        self, seed: int, chain: Chain, question: Question, passes: int, voted: bool
-    ) -> list[str | None]:
-        answers = [self._answer(seed, chain, question.id, number) for number in range(passes)]
-        return [majority_vote(answers, self._task.equal)] if voted else answers
+        def verdicts(seed: int, question: Question) -> list[bool]:
+            answers = [self._answer(seed, chain, question.id, number) for number in range(passes)]
+            if voted:
+                answers = [majority_vote(answers, equal)]
+            return [answer is not None and equal(answer, question.answer) for answer in answers]
+
+        seeds = range(self.seeds)
+        return np.array([[verdicts(seed, q) for q in self.questions] for seed in seeds], bool)
 
     def _answer(self, seed: int, chain: Chain, question: int, number: int) -> str | None:
         """The answer after a chain's last turn.
@@ -104,18 +93,10 @@ class Judge:
         """
         key = (seed, chain, question, number)
         if key not in self._answers:
-            sample = self._store.samples(seed, chain).by_node[question, number]
-            answer = self._task.extract(sample.text)
+            sample = self.store.samples(seed, chain).by_node[question, number]
+            answer = self.task.extract(sample.text)
             inner = 1 < len(chain) < len(self.roles) and DEBATER not in chain
             if answer is None and inner:
                 answer = self._answer(seed, chain[:-1], question, number)
             self._answers[key] = answer
         return self._answers[key]
-
-    def _samples(self, chain: Chain, passes: int) -> list[Sample]:
-        return [
-            self._store.samples(seed, chain).by_node[question.id, number]
-            for seed in range(self.seeds)
-            for question in self.questions
-            for number in range(passes)
-        ]

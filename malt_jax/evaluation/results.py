@@ -1,18 +1,23 @@
-"""The content of results.json (docs/results-schema.md): accuracies, intervals and tests."""
+"""Comparison of systems on the same questions: the content of results.json.
+
+docs/results-schema.md describes it: accuracies, intervals and tests.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from malt_jax.errors import UserError
 from malt_jax.evaluation.judging import Judge, Outcome
+from malt_jax.evaluation.sampling import Team, sample
 from malt_jax.evaluation.statistics import holm, mcnemar, mean_interval, pass_at_k, subset_protocol
-from malt_jax.evaluation.systems import DEBATER, SILENT, System
-from malt_jax.runs.directory import RunDirectory
+from malt_jax.evaluation.store import Store
+from malt_jax.evaluation.systems import BASE, DEBATE, DEBATER, SILENT, System, system
+from malt_jax.tasks.base import Question, Task
 
 RESULTS_FILE = "results.json"
 
@@ -21,6 +26,41 @@ BEST, SINGLE = "malt+mv", "sa"
 
 _MOST_GROUPS = 20
 """Fields of the questions with more values than this give no groups."""
+
+
+def evaluate(
+    team: Team,
+    task: Task,
+    names: Sequence[str],
+    questions: Sequence[Question],
+    seeds: int,
+    store: Store,
+) -> dict[str, Any]:
+    """Compares the named systems.
+
+    Samples the completions that the store lacks, judges all, and returns the part of results.json
+    (docs/results-schema.md) that depends on them. A team without trained policies answers for the
+    untrained systems alone.
+
+    Raises UserError for unknown systems, for those that need trained roles that the team lacks, and
+    when a prompt could exceed the model's positions.
+    """
+    roles, policies = team.pipeline.names, team.policies
+    systems = [system(name, roles, team.votes) for name in dict.fromkeys(names)]
+    trained = [s.name for s in systems if not set(s.chain) <= {BASE, DEBATER}]
+    if trained and not policies:
+        raise UserError(
+            f"{', '.join(trained)}: these systems need trained roles; give a finished run with"
+            " --run-dir"
+        )
+    texts = [question.text for question in questions]
+    limits = int(team.sampler.parameters.max_tokens), team.sampler.model.config.max_positions
+    team.pipeline.check_lengths(texts, *limits)
+    if any(s.name == DEBATE for s in systems):
+        team.debate.check_lengths(texts, *limits)
+    sample(team, systems, questions, seeds, store)
+    judge = Judge(task, roles, policies, questions, seeds, store)
+    return evaluated(judge, systems)
 
 
 def evaluated(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
@@ -106,11 +146,11 @@ def _transitions(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
             judge.correct(single.chain, single.passes, voted=False),
             judge.correct(best.chain, best.passes, voted=True),
         )
-    for system in systems:
-        if _is_pipeline(system, judge) and not system.voted:
-            content[f"{system.name}: {judge.roles[0]} -> {judge.roles[-1]}"] = _transition(
-                judge.correct(system.chain[:1], system.passes, voted=False),
-                judge.correct(system.chain, system.passes, voted=False),
+    for s in systems:
+        if _is_pipeline(s, judge) and not s.voted:
+            content[f"{s.name}: {judge.roles[0]} -> {judge.roles[-1]}"] = _transition(
+                judge.correct(s.chain[:1], s.passes, voted=False),
+                judge.correct(s.chain, s.passes, voted=False),
             )
     return content
 
@@ -154,17 +194,12 @@ def _on_rows(outcome: Outcome, rows: Sequence[int]) -> dict[str, Any]:
 def _pass_at_k(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
     """pass@k of every system without a vote, from all passes that any system drew of its chain."""
     content = {}
-    for system in systems:
-        if system.voted:
+    for s in systems:
+        if s.voted:
             continue
-        total = max(other.passes for other in systems if other.chain == system.chain)
-        correct = judge.correct(system.chain, total, voted=False).sum(axis=-1)
-        content[system.name] = {
+        total = max(other.passes for other in systems if other.chain == s.chain)
+        correct = judge.correct(s.chain, total, voted=False).sum(axis=-1)
+        content[s.name] = {
             str(k): float(pass_at_k(correct, total, k).mean()) for k in range(1, total + 1)
         }
     return content
-
-
-def write_results(directory: RunDirectory, name: str, content: Mapping[str, Any]) -> None:
-    """Writes results.json atomically to a path relative to a run's directory."""
-    directory.write(name, json.dumps(content, indent=2) + "\n")

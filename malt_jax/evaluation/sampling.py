@@ -6,25 +6,36 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.config import Config
 from malt_jax.distributed.processes import is_coordinator, stop_requested
-from malt_jax.errors import Stopped
-from malt_jax.evaluation.debate import DebatePrompt
+from malt_jax.errors import Stopped, UserError
 from malt_jax.evaluation.store import Samples, Store
-from malt_jax.evaluation.systems import BASE, DEBATER, MALT, SILENT, STAR, Chain, System
+from malt_jax.evaluation.systems import (
+    AGENTS,
+    BASE,
+    DEBATER,
+    MALT,
+    SILENT,
+    STAR,
+    Chain,
+    System,
+)
 from malt_jax.malt.experiment import Experiment
-from malt_jax.malt.prompts import Pipeline
+from malt_jax.malt.prompts import Pipeline, RolePrompt
+from malt_jax.malt.roles import load_role
 from malt_jax.malt.tree import decode_texts, node_request
 from malt_jax.model.llama import Params
 from malt_jax.progress import Progress
 from malt_jax.sampling.completions import Completions
 from malt_jax.sampling.sampler import Request, Sampler, Segments
-from malt_jax.tasks.base import Question
+from malt_jax.tasks.base import PROMPTS, Question
 from malt_jax.training.policy import SamplingWeights
 
 Policies = Mapping[str, Mapping[str, Params]]
@@ -171,6 +182,63 @@ def _missing(
         for first in range(count, needed, at_once)
         for start in range(0, len(asked), size)
     ]
+
+
+class DebatePrompt:
+    """An agent's prompt in the debate baseline, in every round but the first.
+
+    After arXiv 2305.14325, a baseline of the MALT paper: agents answer, read each other's answers,
+    and answer again. The first round is the single model's; in later ones every agent reads its own
+    last answer and those of all others.
+    """
+
+    def __init__(self, prompts: Path, tokenizer: Tokenizer) -> None:
+        """Takes debater.yaml from the task's prompts, or else the default one.
+
+        Raises UserError when the prompt file is malformed.
+        """
+        own, slots = prompts / "debater.yaml", ("answer", "others")
+        path = own if own.is_file() else PROMPTS / "default" / own.name
+        role = load_role(path, DEBATER, branching=1, ancestors=slots)
+        self._prompt = RolePrompt(role, slots, tokenizer)
+        self._between = tuple(tokenizer.encode("\n\n"))
+
+    def levels(self, questions: Sequence[str], last: Completions) -> list[Segments]:
+        """The prompts as the sampler takes them: the root, the questions, and a segment for each
+        agent with its own answer and those of the others, in the order of their numbers.
+
+        last: the agents' last answers, [Q, agents, ...].
+        """
+        agents: list[Sequence[int]] = []
+        for question in range(len(questions)):
+            inner = (0,) * (last.lengths.ndim - 2)
+            answers = [last.ids(question, n, *inner) for n in range(last.lengths.shape[1])]
+            agents += [self._segment(answers, agent) for agent in range(len(answers))]
+        asked = [self._prompt.question_segment(question) for question in questions]
+        return [[self._prompt.root], asked, agents]
+
+    def _segment(self, answers: Sequence[Sequence[int]], agent: int) -> tuple[int, ...]:
+        others: tuple[int, ...] = ()
+        for other, answer in enumerate(answers):
+            if other != agent:
+                others += (self._between if others else ()) + self._prompt.without_stop(answer)
+        own = self._prompt.completion_segment(1, answers[agent])
+        return own + self._prompt.completion_segment(2, others)
+
+    def check_lengths(self, questions: Sequence[str], max_tokens: int, max_positions: int) -> None:
+        """Raises UserError when a prompt with its longest answers could exceed the model."""
+        empty = Completions.of_rows([[]] * AGENTS, (1, AGENTS))
+        for question in questions:
+            levels = self.levels([question], empty)
+            fixed = sum(max(map(len, segments)) for segments in levels)
+            needed = fixed + (AGENTS + 1) * max_tokens
+            if needed > max_positions:
+                raise UserError(
+                    f"the question {question[:60]!r}: the debate's prompt with {AGENTS + 1} answers"
+                    f" of up to sampling.max_tokens={max_tokens} needs {needed} positions, and the"
+                    f" model has {max_positions}. Leave the debate out with --systems, or lower"
+                    " sampling.max_tokens."
+                )
 
 
 class _Answers:

@@ -44,7 +44,7 @@ class System:
 
 
 def system(name: str, roles: Sequence[str], votes: int) -> System:
-    """The system of a name: SINGLE, SINGLE+mv or SINGLE+mv@K, with SINGLE among `single_names`.
+    """The system of a name: SINGLE, SINGLE+mv or SINGLE+mv@K, such as "malt+mv@9".
 
     roles: the pipeline's roles in turn.
     votes: passes of "+mv", and of systems without a vote.
@@ -104,12 +104,9 @@ def all_names(roles: Sequence[str], votes: int, *, trained: bool) -> list[str]:
     One of them is the single model with as many calls as MALT with a vote makes.
     """
     equal_calls = f"sa+mv@{votes * len(roles)}"
-    names = [name for name in STANDARD if trained or set(_chains(roles)[_single(name)]) == {BASE}]
+    chains = {single: set(chain) for single, chain in _chains(roles).items()}
+    names = [name for name in STANDARD if trained or chains[name.partition("+")[0]] == {BASE}]
     names.insert(names.index("sa+mv") + 1, equal_calls)
     if trained:
-        names += [f"{single}+mv" for single in _chains(roles) if single.startswith("malt-")]
+        names += [f"{single}+mv" for single in chains if single.startswith("malt-")]
     return [*dict.fromkeys(names), DEBATE]
-
-
-def _single(name: str) -> str:
-    return name.partition("+")[0]

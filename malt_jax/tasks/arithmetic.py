@@ -99,7 +99,8 @@ class ArithmeticTask(GeneratedTask):
     def __init__(self, min_steps: int = 2, max_steps: Annotated[int, Field(le=100)] = 3) -> None:
         if not 1 <= min_steps <= max_steps:
             raise UserError(
-                f"task.options: 1 <= min_steps <= max_steps must hold, got {min_steps=}, {max_steps=}"
+                f"task.options: 1 <= min_steps <= max_steps must hold, got {min_steps=},"
+                f" {max_steps=}"
             )
         self.counts = {"train": TRAIN_QUESTIONS, "test": 100_000}
         self.min_steps = min_steps

@@ -9,7 +9,7 @@ from upath import UPath
 
 from malt_jax.config import QUICKSTART, Config, load_config
 from malt_jax.errors import UserError
-from malt_jax.evaluation import evaluate
+from malt_jax.evaluation.results import evaluate
 from malt_jax.evaluation.sampling import Policies, Team, resolved, sample
 from malt_jax.evaluation.store import Store
 from malt_jax.evaluation.systems import MALT, STAR, system
