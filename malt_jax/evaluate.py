@@ -22,8 +22,8 @@ from malt_jax.evaluation.systems import MALT, STAR, all_names
 from malt_jax.files import location, reached
 from malt_jax.malt.experiment import prepare, select_questions
 from malt_jax.malt.round import restore_trained
-from malt_jax.report.formats import latex, markdown, print_table
 from malt_jax.report.plots import write_plots
+from malt_jax.report.tables import latex, markdown, print_table
 from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
 

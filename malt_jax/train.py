@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from malt_jax.distributed.processes import is_coordinator, joined
     from malt_jax.evaluation.results import RESULTS_FILE
-    from malt_jax.report.formats import print_table
+    from malt_jax.report.tables import print_table
     from malt_jax.run import run
     from malt_jax.runs.agreement import start_facts
     from malt_jax.runs.directory import open_run

@@ -20,7 +20,13 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from malt_jax.errors import UserError
 
-_LLAMA3_SPECIAL_TOKENS = 256
+# Llama 3's special tokens in order of id, which its tokenizer.model does not hold.
+_LLAMA3_SPECIAL_TOKENS = (
+    *("begin_of_text", "end_of_text", "reserved_special_token_0", "reserved_special_token_1"),
+    *("finetune_right_pad_id", "reserved_special_token_2", "start_header_id", "end_header_id"),
+    *("eom_id", "eot_id", "python_tag"),
+    *(f"reserved_special_token_{number}" for number in range(3, 248)),
+)
 _LONGEST = 1024  # characters of a piece; the ways to cut it take quadratic time
 
 # The expressions that split text before byte-pair merging, as the models' own tokenizer.json files
@@ -89,16 +95,13 @@ def sentencepiece_tokenizer(
 
     pieces: in order of id; a higher score merges earlier.
     """
-    vocabulary = {piece.text: index for index, piece in enumerate(pieces)}
     mergeable = {piece.text: -piece.score for piece in pieces if piece.type == TokenType.NORMAL}
-    unknown = next((p.text for p in pieces if p.type == TokenType.UNKNOWN), None)
-    has_bytes = any(piece.type == TokenType.BYTE for piece in pieces)
     model = BPE(
-        vocab=vocabulary,
+        vocab={piece.text: index for index, piece in enumerate(pieces)},
         merges=_derive_merges(mergeable),
-        unk_token=unknown,
+        unk_token=next((p.text for p in pieces if p.type == TokenType.UNKNOWN), None),
         fuse_unk=True,
-        byte_fallback=has_bytes,
+        byte_fallback=any(piece.type == TokenType.BYTE for piece in pieces),
     )
     tokenizer = Tokenizer(model)
     steps: list[normalizers.Normalizer] = []
@@ -143,19 +146,8 @@ def _llama3_tokenizer(ranks: Mapping[bytes, int]) -> Tokenizer:
     spelling = bytes_to_unicode()
     spelled = {"".join(spelling[byte] for byte in token): rank for token, rank in ranks.items()}
     pieces = [Piece(text) for text in sorted(spelled, key=spelled.__getitem__)]
-    pieces += [Piece(text, type=TokenType.CONTROL) for text in _llama3_special_tokens()]
+    pieces += [Piece(f"<|{name}|>", type=TokenType.CONTROL) for name in _LLAMA3_SPECIAL_TOKENS]
     return byte_level_tokenizer(pieces, _derive_merges(spelled), "llama-bpe", "tokenizer.model")
-
-
-def _llama3_special_tokens() -> list[str]:
-    """Llama 3's special tokens in order of id; its tokenizer.model does not hold them."""
-    names = "begin_of_text end_of_text reserved_special_token_0 reserved_special_token_1"
-    names += " finetune_right_pad_id reserved_special_token_2 start_header_id end_header_id"
-    names += " eom_id eot_id python_tag"
-    tokens = names.split()
-    rest = _LLAMA3_SPECIAL_TOKENS - len(tokens)
-    tokens += [f"reserved_special_token_{index}" for index in range(3, 3 + rest)]
-    return [f"<|{token}|>" for token in tokens]
 
 
 def _read_sentencepiece(data: bytes, path: Path) -> Tokenizer:

@@ -48,10 +48,6 @@ class Leaf:
     names: tuple[str, ...]
     stacked: bool
 
-    @property
-    def tensor_shape(self) -> tuple[int, ...]:
-        return self.shape[1:] if self.stacked else self.shape
-
 
 @dataclass(frozen=True)
 class TensorSource:
@@ -67,11 +63,13 @@ class TensorSource:
 
 def leaves(config: LlamaConfig) -> list[Leaf]:
     """Every array of the model's parameter tree, with the names of its tensors."""
-    specs = flatten_dict(variable_specs(Llama(config))["params"])
-    return [
-        Leaf(path, spec.shape, _tensor_names(path, config), path[0] == "layers")
-        for path, spec in specs.items()
-    ]
+    found = []
+    for path, spec in flatten_dict(variable_specs(Llama(config))["params"]).items():
+        name = _MODULES["/".join(path[:-1])] + (".bias" if path[-1] == "bias" else ".weight")
+        stacked = path[0] == "layers"
+        names = tuple(name.format(layer) for layer in range(config.num_layers if stacked else 1))
+        found.append(Leaf(path, spec.shape, names, stacked))
+    return found
 
 
 def assemble(source: TensorSource, model: Llama) -> Params:
@@ -125,25 +123,13 @@ def disassemble(params: Params, config: LlamaConfig) -> Iterator[tuple[str, np.n
                 yield leaf.names[layer], to_host(arrays[leaf.path][layer])
 
 
-def _tensor_names(path: tuple[str, ...], config: LlamaConfig) -> tuple[str, ...]:
-    """Names of the tensors of an array: one for every layer if it is stacked over layers."""
-    name = _MODULES["/".join(path[:-1])] + (".bias" if path[-1] == "bias" else ".weight")
-    if path[0] != "layers":
-        return (name,)
-    return tuple(name.format(layer) for layer in range(config.num_layers))
-
-
 def _check_names_and_shapes(
     source: TensorSource, expected: list[Leaf], config: LlamaConfig
 ) -> None:
-    wanted = {name: leaf.tensor_shape for leaf in expected for name in leaf.names}
+    wanted = {name: leaf.shape[leaf.stacked :] for leaf in expected for name in leaf.names}
     missing = [name for name in wanted if name not in source.shapes]
-    harmless = {"lm_head.weight"} if config.tie_embeddings else set()
-    surplus = [
-        name
-        for name in source.shapes
-        if name not in wanted and name not in harmless and not _DERIVED.search(name)
-    ]
+    known = {*wanted, "lm_head.weight"} if config.tie_embeddings else wanted.keys()
+    surplus = [name for name in source.shapes if name not in known and not _DERIVED.search(name)]
     misshaped = [
         f"{name} (is {list(source.shapes[name])}, should be {list(shape)})"
         for name, shape in wanted.items()

@@ -11,8 +11,7 @@ import pytest
 import tokenizers
 
 from malt_jax.checkpoints import checkpoint as checkpoint_module
-from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, save_checkpoint
-from malt_jax.checkpoints.presets import PRESETS
+from malt_jax.checkpoints.checkpoint import PRESETS, Checkpoint, StoredCheckpoint, save_checkpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.errors import UserError
 from malt_jax.model.config import LlamaConfig

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import tokenizers
 
-from malt_jax.checkpoints.checkpoint import Checkpoint
+from malt_jax.checkpoints.checkpoint import PRESETS, Checkpoint
 from malt_jax.checkpoints.gguf import GGUFFile
-from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.checkpoints.weights import assemble, disassemble
 from malt_jax.errors import UserError
 from malt_jax.model.config import Llama, Llama3RopeScaling, LlamaConfig

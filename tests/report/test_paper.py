@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from malt_jax.checkpoints.presets import PRESETS
+from malt_jax.checkpoints.checkpoint import PRESETS
 from malt_jax.report.paper import PaperResults, paper_results
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import malt_jax
-from malt_jax.report.formats import latex, markdown, print_table
+from malt_jax.report.tables import latex, markdown, print_table
 
 LLAMA = "models/Llama-3.1-8B-Instruct"
 

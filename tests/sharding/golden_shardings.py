@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
-from malt_jax.checkpoints.presets import PRESETS
+from malt_jax.checkpoints.checkpoint import PRESETS
 from malt_jax.config import MESH_AXES, Config, load_config
 from malt_jax.malt.experiment import mesh_requests, models
 from malt_jax.model.levels import level_spec

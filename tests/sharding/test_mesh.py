@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from malt_jax.checkpoints.presets import PRESETS
+from malt_jax.checkpoints.checkpoint import PRESETS
 from malt_jax.config import load_config
 from malt_jax.errors import UserError
 from malt_jax.malt.experiment import mesh_requests, meshes
