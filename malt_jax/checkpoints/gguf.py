@@ -108,16 +108,13 @@ class GGUFFile:
         # Tensors that the model does not have keep their names, for the error message.
         known = {*stored.values(), _ROPE_FACTORS}
         stored |= {name: name for name in self._tensors if name not in known}
-        heads = {}
-        if self._architecture == "llama":
-            heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}
+        permuted = self._architecture == "llama"
+        heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads} if permuted else {}
 
         def read(name: str) -> np.ndarray:
             values = self._dequantise(self._tensors[stored[name]])
-            for projection, num_heads in heads.items():
-                if projection in name:
-                    return _undo_permutation(values, num_heads)
-            return values
+            count = next((heads[projection] for projection in heads if projection in name), None)
+            return values if count is None else _undo_permutation(values, count)
 
         # GGUF lists a tensor's axes fastest first.
         shapes = {

@@ -116,7 +116,15 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     index = directory / INDEX
     if not index.is_file():
-        raise UserError(_explain_no_weights(directory))
+        pickled = sorted(file.name for file in directory.glob("pytorch_model*.bin"))
+        if not pickled:
+            raise UserError(f"{directory}: no weights here; expected {WEIGHTS} or {INDEX}")
+        raise UserError(
+            f"{directory}: only pickled weights ({pickled[0]}), which are not read, because"
+            " unpickling can run any code. If you trust the file, convert it with transformers:"
+            f" AutoModelForCausalLM.from_pretrained({str(directory)!r})"
+            ".save_pretrained(NEW_DIRECTORY)"
+        )
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: the field weight_map is missing or empty")
@@ -126,17 +134,6 @@ def _weight_files(directory: Path) -> list[Path]:
     if absent:
         raise UserError(f"{directory}: missing shards that {INDEX} names: {', '.join(absent)}")
     return files
-
-
-def _explain_no_weights(directory: Path) -> str:
-    pickled = sorted(file.name for file in directory.glob("pytorch_model*.bin"))
-    if not pickled:
-        return f"{directory}: no weights here; expected {WEIGHTS} or {INDEX}"
-    return (
-        f"{directory}: only pickled weights ({pickled[0]}), which are not read, because unpickling"
-        " can run any code. If you trust the file, convert it with transformers:"
-        f" AutoModelForCausalLM.from_pretrained({str(directory)!r}).save_pretrained(NEW_DIRECTORY)"
-    )
 
 
 def _open(file: Path) -> Any:

@@ -24,37 +24,9 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
-# Used when a checkpoint has a vocabulary but no chat template. They write the turns as the models
-# were trained on them, without any system prompt of their own.
-_CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-_LLAMA3 = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
-    "{{ message['content'] | trim + '<|eot_id|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
-    "{% endif %}"
-)
-_LLAMA2 = (
-    "{% set turns = namespace(system='') %}"
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}"
-    "{% set turns.system = '<<SYS>>\n' + message['content'] | trim + '\n<</SYS>>\n\n' %}"
-    "{% elif message['role'] == 'user' %}"
-    "{{ bos_token + '[INST] ' + turns.system + message['content'] | trim + ' [/INST]' }}"
-    "{% set turns.system = '' %}"
-    "{% else %}"
-    "{{ ' ' + message['content'] | trim + ' ' + eos_token }}"
-    "{% endif %}"
-    "{% endfor %}"
-)
+# Templates for a vocabulary without one. They write the turns as the models were trained on them,
+# without any system prompt of their own.
+_TEMPLATES = Path(__file__).parent.parent / "assets" / "chat_templates"
 
 # Some templates print the time they are rendered at; a prompt must not change overnight. They get
 # the day that Llama 3.2's template falls back to, by a macro that replaces transformers' function.
@@ -299,8 +271,10 @@ def _default_tokens(ids: dict[str, int]) -> dict[str, str | None]:
 
 def _default_template(ids: dict[str, int]) -> str | None:
     families = (
-        ("<|start_header_id|>", "<|eot_id|>", _LLAMA3),
-        ("<|im_start|>", "<|im_end|>", _CHATML),
-        ("<s>", "</s>", _LLAMA2),
+        ("<|start_header_id|>", "<|eot_id|>", "llama3"),
+        ("<|im_start|>", "<|im_end|>", "chatml"),
+        ("<s>", "</s>", "llama2"),
     )
-    return next((text for begin, end, text in families if begin in ids and end in ids), None)
+    found = (name for begin, end, name in families if begin in ids and end in ids)
+    name = next(found, None)
+    return name and (_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")

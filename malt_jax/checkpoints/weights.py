@@ -48,6 +48,10 @@ class Leaf:
     names: tuple[str, ...]
     stacked: bool
 
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        return self.shape[1:] if self.stacked else self.shape
+
 
 @dataclass(frozen=True)
 class TensorSource:
@@ -126,7 +130,7 @@ def disassemble(params: Params, config: LlamaConfig) -> Iterator[tuple[str, np.n
 def _check_names_and_shapes(
     source: TensorSource, expected: list[Leaf], config: LlamaConfig
 ) -> None:
-    wanted = {name: leaf.shape[leaf.stacked :] for leaf in expected for name in leaf.names}
+    wanted = {name: leaf.tensor_shape for leaf in expected for name in leaf.names}
     missing = [name for name in wanted if name not in source.shapes]
     known = {*wanted, "lm_head.weight"} if config.tie_embeddings else wanted.keys()
     surplus = [name for name in source.shapes if name not in known and not _DERIVED.search(name)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,21 @@ _LATEX = str.maketrans(
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
 )
+
+# A table wider than the text extends into both margins equally.
+_LATEX_TABLE = string.Template(r"""\begin{table}[htbp]
+  \centering\footnotesize\setlength{\tabcolsep}{4pt}
+  \caption{$caption}
+  \makebox[\linewidth][c]{%
+  \begin{tabular}{@{}l$columns@{}}
+    \toprule
+$heading
+    \midrule
+$rows
+    \bottomrule
+  \end{tabular}}
+\end{table}
+""")
 
 
 @dataclass(frozen=True)
@@ -82,23 +98,11 @@ def _latex_table(table: Table) -> str:
     heading, *rows = (
         f"    {' & '.join(map(_latex_text, row))} \\\\" for row in (table.headings, *table.rows)
     )
-    return "\n".join(
-        [
-            r"\begin{table}[htbp]",
-            r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            f"  \\caption{{{_latex_text(caption)}}}",
-            # A table wider than the text extends into both margins equally.
-            r"  \makebox[\linewidth][c]{%",
-            f"  \\begin{{tabular}}{{@{{}}l{'r' * (len(table.headings) - 1)}@{{}}}}",
-            r"    \toprule",
-            heading,
-            r"    \midrule",
-            *rows,
-            r"    \bottomrule",
-            r"  \end{tabular}}",
-            r"\end{table}",
-            "",
-        ]
+    return _LATEX_TABLE.substitute(
+        caption=_latex_text(caption),
+        columns="r" * (len(table.headings) - 1),
+        heading=heading,
+        rows="\n".join(rows),
     )
 
 

@@ -52,8 +52,8 @@ def _hash(questions: Sequence[Question]) -> str:
 
 
 def _source() -> str:
-    root = Path(malt_jax.__file__).parent
+    root, kinds = Path(malt_jax.__file__).parent, (".py", ".yaml", ".json", ".jinja")
     digest = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml", ".json")):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in kinds):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return f"SHA-256 {digest.hexdigest()[:16]}"

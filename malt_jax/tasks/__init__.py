@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,25 +40,18 @@ def create(config: TaskConfig) -> Task:
 
     Raises UserError for an unknown task, an unknown option, and a value of the wrong type.
     """
-    if config.name not in TASKS:
-        raise UserError(
-            f"task.name: unknown task {config.name!r}{_closest(config.name, TASKS)}"
-            f" Known tasks: {', '.join(TASKS)}"
-        )
+    _require(config.name, TASKS, f"task.name: unknown task {config.name!r}", "Known tasks")
     task: Any = TASKS[config.name]
     types = typing.get_type_hints(task.__init__, include_extras=True)
     known = [name for name in types if name not in ("config", "return")]
     for option, value in config.options.items():
-        if option not in known:
-            raise UserError(
-                f"task.options.{option}: the task {config.name!r} has no such option"
-                f"{_closest(str(option), known)} Its options: {', '.join(known) or 'none'}"
-            )
+        problem = f"task.options.{option}: the task {config.name!r} has no such option"
+        _require(str(option), known, problem, "Its options")
         try:
             TypeAdapter(types[option]).validate_python(value, strict=True)
         except ValidationError as error:
-            problem = error.errors()[0]["msg"].replace("Input should", "must")
-            raise UserError(f"task.options.{option}: {problem}, got {value!r:.80}") from error
+            message = error.errors()[0]["msg"].replace("Input should", "must")
+            raise UserError(f"task.options.{option}: {message}, got {value!r:.80}") from error
     if issubclass(task, RowsTask):
         return task(config, **config.options)
     for field in ("train", "test"):
@@ -70,6 +63,9 @@ def create(config: TaskConfig) -> Task:
     return task(**config.options)
 
 
-def _closest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ";"
+def _require(name: str, known: Collection[str], problem: str, title: str) -> None:
+    """Raises UserError, with the closest known name and all of them, unless a name is known."""
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"{problem};{hint} {title}: {', '.join(known) or 'none'}")
