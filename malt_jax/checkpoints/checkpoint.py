@@ -104,11 +104,8 @@ class StoredCheckpoint:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        if self._tokenizer is not None:
-            return _open_tokenizer(self._tokenizer)
-        if self.name in PRESETS:
-            return _open_tokenizer(TINY)
-        return self._files.tokenizer()
+        other = TINY if self._tokenizer is None and self.name in PRESETS else self._tokenizer
+        return self._files.tokenizer() if other is None else _open_tokenizer(other)
 
     def load(self, *, dtype: Any, key: Array, mesh: Mesh | None = None) -> Checkpoint:
         """Reads the weights.

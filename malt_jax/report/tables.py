@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,21 +36,6 @@ _LATEX = str.maketrans(
     }
 )
 
-# A table wider than the text extends into both margins equally.
-_LATEX_TABLE = string.Template(r"""\begin{table}[htbp]
-  \centering\footnotesize\setlength{\tabcolsep}{4pt}
-  \caption{$caption}
-  \makebox[\linewidth][c]{%
-  \begin{tabular}{@{}l$columns@{}}
-    \toprule
-$heading
-    \midrule
-$rows
-    \bottomrule
-  \end{tabular}}
-\end{table}
-""")
-
 
 @dataclass(frozen=True)
 class Table:
@@ -67,17 +51,13 @@ def markdown(content: Mapping[str, Any]) -> str:
     """All tables as a document in GitHub's Markdown."""
     parts = [f"# {_markdown_text(headline(content))}"]
     for table in tables(content):
-        parts += [f"## {_markdown_text(table.title)}", _markdown_table(table)]
+        rows = [table.headings, *table.rows]
+        heading, *lines = (f"| {' | '.join(map(_markdown_text, row))} |" for row in rows)
+        rule = f"| --- |{' ---: |' * (len(table.headings) - 1)}"
+        parts += [f"## {_markdown_text(table.title)}", "\n".join([heading, rule, *lines])]
         parts += [_markdown_text(note) for note in table.notes]
     parts.append("In brackets: 95 % intervals, bootstrap over the questions.")
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(table: Table) -> str:
-    rule = ["---", *["---:"] * (len(table.headings) - 1)]
-    rows = [table.headings, *table.rows]
-    heading, *lines = (f"| {' | '.join(map(_markdown_text, row))} |" for row in rows)
-    return "\n".join([heading, f"| {' | '.join(rule)} |", *lines])
 
 
 def _markdown_text(text: str) -> str:
@@ -98,11 +78,23 @@ def _latex_table(table: Table) -> str:
     heading, *rows = (
         f"    {' & '.join(map(_latex_text, row))} \\\\" for row in (table.headings, *table.rows)
     )
-    return _LATEX_TABLE.substitute(
-        caption=_latex_text(caption),
-        columns="r" * (len(table.headings) - 1),
-        heading=heading,
-        rows="\n".join(rows),
+    return "\n".join(
+        [
+            r"\begin{table}[htbp]",
+            r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            f"  \\caption{{{_latex_text(caption)}}}",
+            # A table wider than the text extends into both margins equally.
+            r"  \makebox[\linewidth][c]{%",
+            f"  \\begin{{tabular}}{{@{{}}l{'r' * (len(table.headings) - 1)}@{{}}}}",
+            r"    \toprule",
+            heading,
+            r"    \midrule",
+            *rows,
+            r"    \bottomrule",
+            r"  \end{tabular}}",
+            r"\end{table}",
+            "",
+        ]
     )
 
 

@@ -12,8 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from malt_jax.config import TaskConfig
 from malt_jax.errors import UserError
 from malt_jax.tasks import data_sets
-from malt_jax.tasks.addition import AdditionTask
-from malt_jax.tasks.arithmetic import ArithmeticTask
+from malt_jax.tasks.arithmetic import AdditionTask, ArithmeticTask
 from malt_jax.tasks.base import Question, Split, Task
 from malt_jax.tasks.reasoning_gym import ReasoningGymTask
 from malt_jax.tasks.rows import RowsTask

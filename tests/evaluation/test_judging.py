@@ -8,8 +8,7 @@ import pytest
 from upath import UPath
 
 from malt_jax.config import Config, TaskConfig
-from malt_jax.evaluation.judging import Judge
-from malt_jax.evaluation.results import evaluated
+from malt_jax.evaluation.results import Judge, evaluated
 from malt_jax.evaluation.store import Store
 from malt_jax.evaluation.systems import Chain, system
 from malt_jax.runs.directory import RunDirectory

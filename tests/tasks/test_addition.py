@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from malt_jax.tasks.addition import AdditionTask
+from malt_jax.tasks.arithmetic import AdditionTask
 
 NUMBER = re.compile(r"\d+")
 
