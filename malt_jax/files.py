@@ -20,7 +20,7 @@ from malt_jax.errors import UserError
 
 
 def location(address: str | os.PathLike[str] | UPath) -> UPath:
-    """The place with an address: a path, or gs://BUCKET/PATH.
+    """The path of an address: a path on a disk, or gs://BUCKET/PATH.
 
     Raises UserError for an address of another kind, and for a bucket if gcsfs is not installed.
     """
@@ -38,9 +38,9 @@ def location(address: str | os.PathLike[str] | UPath) -> UPath:
             f"{text}: buckets need gcsfs; install it with: pip install 'malt_jax[gcs]', or mount"
             " the bucket (docs/pods.md)"
         )
-    # Its errors are raised; they need not be in the log too.
+    # Its errors are raised, so the log does not need them.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    # What other processes write must be seen: nothing of a listing is kept.
+    # Without a cache of listings, because other processes write too.
     return UPath(f"gs://{text[scheme.end() :]}", use_listings_cache=False)
 
 
@@ -50,8 +50,7 @@ def in_bucket(path: UPath) -> bool:
 
 
 def names_in(directory: UPath, pattern: str) -> list[str]:
-    """Names of the files and directories of a directory that match, in order; none if there is no
-    such directory."""
+    """The sorted names of a directory's entries that match; none if there is no such directory."""
     try:
         if in_bucket(directory):
             below = directory.fs.ls(directory.path, detail=False)
@@ -64,14 +63,14 @@ def names_in(directory: UPath, pattern: str) -> list[str]:
 
 
 def files_below(directory: UPath) -> list[str]:
-    """Names of all files of a directory and of those in it, relative to it, in order."""
+    """The sorted paths of all files below a directory, relative to it."""
     root = directory.absolute().path
     return sorted(os.path.relpath(file, root) for file in directory.fs.find(root))
 
 
 @contextlib.contextmanager
 def reached(path: UPath) -> Iterator[None]:
-    """Raises what goes wrong with a disk or a bucket as a UserError that names `path`."""
+    """Turns errors of a disk or a bucket into a UserError that names `path`."""
     try:
         yield
     except UserError:
@@ -90,11 +89,10 @@ def reached(path: UPath) -> Iterator[None]:
 
 
 def write_atomically(path: str | os.PathLike[str] | UPath, content: bytes | str) -> None:
-    """Writes a file (text: UTF-8) that is seen either whole or not at all, even if the machine
-    stops.
+    """Writes a file (text: UTF-8), of which others see all or nothing, even if the machine stops.
 
-    On a disk the content is written beside `path`, synced, and renamed over it; missing parent
-    directories are made. An object of a bucket is there once it is whole.
+    On a disk the content is written to a temporary file next to `path`, synced, and renamed;
+    missing parent directories are made. The upload of an object to a bucket is atomic.
 
     Raises OSError for a disk, UserError for a bucket that cannot be written to.
     """
@@ -119,7 +117,7 @@ def write_atomically(path: str | os.PathLike[str] | UPath, content: bytes | str)
 
 
 def sync(path: Path | UPath) -> None:
-    """Makes a file, or the names in a directory, last through a crash of the machine."""
+    """Flushes a file, or the entries of a directory, to the disk."""
     descriptor = os.open(str(path), os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -128,7 +126,7 @@ def sync(path: Path | UPath) -> None:
 
 
 def sync_tree(directory: Path | UPath) -> None:
-    """Makes a directory with all that is in it last, and its name in the directory above."""
+    """Flushes a directory, everything below it, and its entry in its parent to the disk."""
     if isinstance(directory, UPath) and in_bucket(directory):
         return
     for path in [*directory.rglob("*"), directory, directory.parent]:
@@ -136,7 +134,7 @@ def sync_tree(directory: Path | UPath) -> None:
 
 
 def remove_tree(directory: UPath) -> None:
-    """Removes a directory with all that is in it, if it is there."""
+    """Removes a directory and everything below it, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         directory.fs.rm(directory.path, recursive=True)
 

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a live line on a terminal, now and then a line elsewhere."""
+"""Progress of long work: a live line on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Progress:
         with Progress("sampling trees", total=64, unit="questions") as progress:
             progress.update(done=16, tokens=9000)
 
-    On a terminal one line that is renewed; otherwise at most a line every `PLAIN_INTERVAL` seconds.
-    Both end with a line of totals, on standard error.
+    A terminal gets one line that is renewed; other outputs get a line every `PLAIN_INTERVAL`
+    seconds at most. Both end with a line of totals. All of it goes to standard error.
 
     start: what an interrupted run had done already.
     quiet: shows nothing, as in all processes of a run but one.

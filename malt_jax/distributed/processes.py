@@ -241,7 +241,7 @@ def find_member(config: ProcessesConfig) -> Member | None:
 
 def _in_cluster(timeout: float) -> Member | None:
     """This process's part in the SLURM step or on the TPU pod that it was started on."""
-    # What jax.distributed.initialize asks as well, which has no public name.
+    # jax.distributed.initialize asks them too; they have no public names.
     from jax._src.clusters import GceTpuCluster, GkeTpuCluster, SlurmCluster
 
     clusters = (SlurmCluster, GkeTpuCluster, GceTpuCluster)
@@ -338,7 +338,7 @@ def _agree(member: Member, facts: Mapping[str, str]) -> None:
 
 
 def _watch(run: _Run) -> None:
-    """Ends this process after the failure of another one, whatever its main thread is doing."""
+    """Ends this process after the failure of another one, even within a collective."""
     with contextlib.suppress(RuntimeError):  # the service is gone, so JAX ends this process
         if failure := run.client.blocking_key_value_get(_END, 2**31 - 1):
             time.sleep(_GRACE)

@@ -1,4 +1,4 @@
-"""What the processes of a run must have in common before they begin, by names for people."""
+"""Checks that all processes of a run were given the same, and enough work for each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from malt_jax.tasks.base import Question
 
 
 def start_facts(config: Config, run_dir: UPath | str) -> dict[str, str]:
-    """Versions, a hash of this package's files, every option that is not a process's own, and the
-    run directory."""
+    """Facts that must be equal in all processes: versions, a hash of this package's files, the run
+    directory and every option outside `processes`."""
     options = {
         name: str(value)
         for name, value in leaves(config).items()
@@ -28,12 +28,12 @@ def start_facts(config: Config, run_dir: UPath | str) -> dict[str, str]:
 
 
 def require_fit(config: Config, train: Sequence[Question], test: Sequence[Question]) -> None:
-    """Raises UserError, in all processes, when there are more processes than questions for them,
-    and when they were not given the same questions."""
-    asked = {"questions to learn from": train, "test questions": test}
+    """Raises UserError, in all processes, when their questions differ, and when there are more
+    processes than questions."""
+    asked = {"training questions": train, "test questions": test}
     require_equal({name: _hash(questions) for name, questions in asked.items()})
     counts = {
-        "questions to learn from (task.train_questions)": len(train),
+        "training questions (task.train_questions)": len(train),
         "test questions (evaluation.questions)": len(test),
         "questions in sampling.questions_per_batch": config.sampling.questions_per_batch,
         "questions in evaluation.questions_per_batch": config.evaluation.questions_per_batch,

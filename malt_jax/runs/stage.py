@@ -67,7 +67,7 @@ class Manifest:
         self.files[name] = _entry(directory / name)
 
     def problem(self, directory: UPath, name: str) -> str | None:
-        """What is wrong with a recorded file; None when it is as it was."""
+        """The damage of a recorded file; None when it has none."""
         path, entry = directory / name, self.files[name]
         if not path.exists():
             return "it is missing"
@@ -135,7 +135,7 @@ class Stage:
             self._delete(name)
 
     def clean(self) -> None:
-        """Deletes whatever is not recorded."""
+        """Deletes everything that is not recorded."""
         recorded = self._manifest.files
         for name in files_below(self.path):
             if name not in recorded and name != UNFINISHED:

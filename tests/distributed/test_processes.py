@@ -85,10 +85,19 @@ def last(ended: Ended) -> str:
     return ended.errors.splitlines()[-1]
 
 
+@pytest.fixture(scope="module")
+def late() -> list[subprocess.Popen[str]]:
+    """Two processes, of which one comes late. They wait while other tests run."""
+    return start([__file__, "later"], 2)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("action", ["end", "later"])
-def test_processes_end_together(action: str) -> None:
-    for index, ended in enumerate(run(action)):
+def test_processes_end_together(late: list[subprocess.Popen[str]]) -> None:
+    require_the_end(run("end"))
+
+
+def require_the_end(processes: Sequence[Ended]) -> None:
+    for index, ended in enumerate(processes):
         assert ended.status == 0, ended.errors
         assert ended.output.endswith(f"the end {index}\n")
         assert f"[{index}/2] INFO processes: 0 on " in ended.errors
@@ -194,6 +203,11 @@ def test_a_port_that_is_taken_is_named() -> None:
         ended, _ = wait([first, second], 60)
         taken.kill()
     assert ended.status == 2 and "cannot listen at 127.0.0.1:" in last(ended)
+
+
+@pytest.mark.slow
+def test_processes_of_different_speed_meet(late: list[subprocess.Popen[str]]) -> None:
+    require_the_end(wait(late, 100))
 
 
 def test_one_process_needs_nobody() -> None:

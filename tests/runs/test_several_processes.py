@@ -109,7 +109,7 @@ def test_facts_name_every_option_but_those_of_a_process(tmp_path: Path) -> None:
 
 def test_more_processes_than_questions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "process_count", lambda: 4)
-    with pytest.raises(UserError, match=r"4 processes .* 3 questions to learn from"):
+    with pytest.raises(UserError, match=r"4 processes .* 3 training questions"):
         require_fit(CONFIG, QUESTIONS, QUESTIONS * 2)
     monkeypatch.setattr(agreement, "process_count", lambda: 2)
     batch = load_config(None, ["sampling.questions_per_batch=1"])
