@@ -136,6 +136,12 @@ class CreditConfig:
     sft_rows: Literal["correct", "paired"] = _option(
         "correct", "rows for SFT: every correct completion, or only those that occur in a pair"
     )
+    pairs: Literal["labels", "values"] = _option(
+        "labels", "pairs: correct and incorrect siblings, or any siblings of different value"
+    )
+    min_value_gap: float = _option(
+        0.0, "smallest difference of the values of a pair's completions", ge=0, le=1
+    )
     max_rows_per_question: Count | None = _option(None, "cap on a role's SFT rows; null: none")
     max_pairs_per_question: Count | None = _option(None, "cap on a role's pairs; null: none")
     drop_duplicates: bool = _option(True, "leave equal completions of a prompt out of the rows")
@@ -194,9 +200,16 @@ class SftConfig:
 class DpoConfig(SftConfig):
     """Training on preference pairs (arXiv 2305.18290): the options of sft, and DPO's own."""
 
+    loss: Literal["sigmoid", "robust", "ipo", "length_normalized", "dpop"] = _option(
+        "sigmoid", "loss of a pair (malt_jax/training/losses.py); sigmoid is the paper's"
+    )
     beta: float = _option(0.2, "strength of the pull towards the reference", gt=0)
     label_smoothing: float = _option(0.0, "assumed probability of a swapped pair", ge=0, lt=0.5)
     nll_weight: float = _option(0.0, "weight of the chosen completion's NLL in the loss", ge=0)
+    dpop_penalty: float = _option(50.0, "dpop: penalty of a less likely chosen completion", ge=0)
+    pair_weights: Literal["equal", "value_gap"] = _option(
+        "equal", "weight of a pair in the loss; value_gap: difference of its values"
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)

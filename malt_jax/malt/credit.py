@@ -29,6 +29,8 @@ class Pair(NamedTuple):
 
     chosen: Node
     rejected: Node
+    gap: float
+    """The chosen completion's value less the rejected one's."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def assign(
     question_ids: at least 0. The random choice under a cap depends on the seed, the role and the
         question's id, not on the batch.
 
+    With `pairs=values` pairs are all siblings of different value, by `min_value_gap` at least.
+
     Rows are in the order of the nodes, pairs in the order of (chosen, rejected). Caps come last: a
     correct node counts as paired even if the cap on pairs drops its pairs.
     """
@@ -91,13 +95,19 @@ def _role_rows(
     rows = chosen
     if config.sft_rows == "paired":
         rows = chosen & rejected.any(axis=-1, keepdims=True)
-    pairs = chosen[..., :, None] & rejected[..., None, :]
+    gaps = value[..., :, None] - value[..., None, :]
+    if config.pairs == "labels":
+        pairs = chosen[..., :, None] & rejected[..., None, :]
+    else:
+        pairs = kept[..., :, None] & kept[..., None, :] & (gaps > 0)
+    # A gap is a sum of rounded means: one that equals the option is not left out for its last bit.
+    pairs &= gaps >= config.min_value_gap - 1e-9
     row_indices = _cap(np.argwhere(rows), config.max_rows_per_question, question_ids, (*seed, 0))
     pair_indices = _cap(np.argwhere(pairs), config.max_pairs_per_question, question_ids, (*seed, 1))
     return RoleRows(
         sft=tuple(_node(*index) for index in row_indices.tolist()),
         pairs=tuple(
-            Pair(_node(*parent, better), _node(*parent, worse))
+            Pair(_node(*parent, better), _node(*parent, worse), float(gaps[*parent, better, worse]))
             for *parent, better, worse in pair_indices.tolist()
         ),
     )

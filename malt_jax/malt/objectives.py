@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,6 +19,13 @@ from malt_jax.training import step as training_step
 from malt_jax.training.batches import Batch
 from malt_jax.training.losses import TokenScores
 from malt_jax.training.step import Metrics, completion_mask, sum_logps
+
+
+class TrainingRow(NamedTuple):
+    """Sibling nodes, whose completions share a prompt, and their weight in the loss."""
+
+    nodes: tuple[Node, ...]
+    weight: float = 1.0
 
 
 class Objective(training_step.Objective, Protocol):
@@ -33,8 +40,8 @@ class Objective(training_step.Objective, Protocol):
     needs_reference: ClassVar[bool]
     """Whether the loss compares with the role's policy at the start of the stage."""
 
-    def select(self, rows: RoleRows) -> Sequence[tuple[Node, ...]]:
-        """The training rows: sibling nodes, whose completions share a prompt."""
+    def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
+        """The training rows of a role."""
 
 
 def objectives(config: Config, role: str) -> list[Objective]:
@@ -59,8 +66,8 @@ class Sft:
     needs_reference: ClassVar[bool] = False
     dropout: ClassVar[bool] = True
 
-    def select(self, rows: RoleRows) -> Sequence[tuple[Node, ...]]:
-        return [(node,) for node in rows.sft]
+    def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
+        return [TrainingRow((node,)) for node in rows.sft]
 
     def count(self, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(completion_mask(batch).astype(jnp.float32))
@@ -80,7 +87,7 @@ class Sft:
 
 @dataclasses.dataclass(frozen=True)
 class Dpo:
-    """Mean DPO loss of preference pairs, from and against the role's SFT policy (section 4.3).
+    """Weighted mean loss of preference pairs, from and against the role's SFT policy (section 4.3).
 
     Adds `nll_weight` times the negative log-probability per token of the chosen completion (arXiv
     2404.19733, eq. 1; TRL, as `rpo_alpha`, takes the mean over the tokens of the batch instead).
@@ -97,8 +104,12 @@ class Dpo:
     needs_reference: ClassVar[bool] = True
     dropout: ClassVar[bool] = False
 
-    def select(self, rows: RoleRows) -> Sequence[tuple[Node, ...]]:
-        return [(pair.chosen, pair.rejected) for pair in rows.pairs]
+    def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
+        weighted = self.options.pair_weights == "value_gap"
+        return [
+            TrainingRow((pair.chosen, pair.rejected), pair.gap if weighted else 1.0)
+            for pair in rows.pairs
+        ]
 
     def count(self, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(batch.weights)
@@ -107,12 +118,7 @@ class Dpo:
         if batch.reference_logps is None:
             raise ValueError("DPO needs the reference's log-probabilities of the batch")
         options, logps = self.options, sum_logps(scores, batch)
-        pair_losses = losses.dpo_losses(
-            logps,
-            batch.reference_logps,
-            beta=options.beta,
-            label_smoothing=options.label_smoothing,
-        )
+        pair_losses = losses.preference_losses(logps, batch.reference_logps, batch.lengths, options)
         nll = -logps[:, 0] / jnp.maximum(batch.lengths[:, 0], 1).astype(jnp.float32)
         rewards = losses.implicit_rewards(logps, batch.reference_logps, options.beta)
         chosen, rejected = rewards[:, 0], rewards[:, 1]

@@ -34,7 +34,7 @@ from malt_jax.errors import Stopped
 from malt_jax.malt import credit
 from malt_jax.malt.credit import Node, RoleRows
 from malt_jax.malt.experiment import Experiment
-from malt_jax.malt.objectives import Objective, objectives
+from malt_jax.malt.objectives import Objective, TrainingRow, objectives
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.stage import Records, train_stage
 from malt_jax.malt.tree import Tree, expand, from_parquet, grade, to_parquet
@@ -224,7 +224,7 @@ def _write_rows(directory: RunDirectory, name: str, roles: Sequence[str], rows: 
             pairs = [
                 {"chosen": _named(tree, chosen), "rejected": _named(tree, rejected)}
                 for tree, of_role in rows
-                for chosen, rejected in of_role[depth].pairs
+                for chosen, rejected, _ in of_role[depth].pairs
             ]
             for file, lines in (("sft", sft), ("pairs", pairs)):
                 text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -238,12 +238,12 @@ def _named(tree: Tree, node: Node) -> dict[str, Any]:
     return {"question": tree.questions[node.question].id, "path": list(node.path)}
 
 
-def _example(pipeline: Pipeline, tree: Tree, nodes: Sequence[Node]) -> Example:
-    """A training row from sibling nodes: their common prompt and their sampled ids."""
-    question, path = nodes[0]
+def _example(pipeline: Pipeline, tree: Tree, row: TrainingRow) -> Example:
+    """The common prompt of sibling nodes and their sampled ids."""
+    question, path = row.nodes[0]
     prompt = pipeline.prompts[len(path) - 1]
     ids = prompt.ids(tree.questions[question].text, tree.ancestors(question, path))
-    return Example(ids, tuple(tree.ids(*node) for node in nodes))
+    return Example(ids, tuple(tree.ids(*node) for node in row.nodes), row.weight)
 
 
 def _batches(

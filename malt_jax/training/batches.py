@@ -32,6 +32,8 @@ class Example:
 
     prompt: Sequence[int]
     completions: tuple[Sequence[int], ...]
+    weight: float = 1.0
+    """In the loss, for objectives that weigh their rows."""
 
     @property
     def positions(self) -> int:
@@ -53,7 +55,7 @@ class Batch(flax.struct.PyTreeNode):
     rows: Int[Array, " B"]
     """Index of each row's example; -1 for padding rows."""
     weights: Float[Array, " B"]
-    """1, or 0 for padding rows."""
+    """The rows' weights, 0 for padding rows."""
     prompts: Int[Array, "B P"]
     """Prompts without their common beginning and their last token."""
     prompt_lengths: Int[Array, " B"]
@@ -146,6 +148,8 @@ class Batches:
         size, branches = self.batch_size, len(self.examples[0].completions)
         indices = np.full(size, -1, np.int32)
         indices[: len(rows)] = rows
+        weights = np.zeros(size, np.float32)
+        weights[: len(rows)] = [self.examples[row].weight for row in rows]
         prompts = np.zeros((size, prompt_width), np.int32)
         prompt_lengths = np.zeros(size, np.int32)
         completions = np.zeros((size, branches, completion_width + 1), np.int32)
@@ -166,7 +170,7 @@ class Batches:
         arrays: dict[str, Any] = dict(
             prefix=self._prefix,
             rows=indices,
-            weights=(indices >= 0).astype(np.float32),
+            weights=weights,
             prompts=prompts,
             prompt_lengths=prompt_lengths,
             completions=completions,

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens in bounded memory, and the DPO loss."""
+"""Log-probabilities of tokens in bounded memory, and losses of preference pairs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from malt_jax.config import DpoConfig
 
 CHUNK_LOGITS = 2**26
 """Logits that a device holds at once: 256 MiB of float32."""
@@ -91,23 +93,42 @@ def _split(x: Array, axis: int, chunks: int) -> Array:
     return jnp.moveaxis(pieces, axis, 0)
 
 
-def dpo_losses(
+def preference_losses(
     logps: Float[Array, "*B 2"],
     reference_logps: Float[Array, "*B 2"],
-    *,
-    beta: float,
-    label_smoothing: float = 0.0,
+    lengths: Int[Array, "*B 2"],
+    options: DpoConfig,
 ) -> Float[Array, "*B"]:
-    """Direct preference optimisation (arXiv 2305.18290, eq. 7), one loss per pair.
+    """The loss of each pair, of the kind that `options.loss` names.
+
+    With h = beta (log(policy / reference) of chosen - of rejected), summed over tokens:
+
+    sigmoid:           -(1 - e) log sigmoid(h) - e log sigmoid(-h): DPO (arXiv 2305.18290, eq. 7),
+                       with label smoothing e conservative DPO (https://ericmitchell.ai/cdpo.pdf)
+    robust:            (-(1 - e) log sigmoid(h) + e log sigmoid(-h)) / (1 - 2 e), unbiased if labels
+                       are reversed with probability e (arXiv 2403.00409)
+    ipo:               (h / beta - 1 / (2 beta))^2 with means over tokens (arXiv 2310.12036; the
+                       means are its authors' correction)
+    length_normalized: sigmoid with means over tokens (arXiv 2411.15124)
+    dpop:              sigmoid of h - beta dpop_penalty max(0, log(reference / policy) of chosen):
+                       keeps the chosen completion likely (arXiv 2402.13228)
 
     logps, reference_logps: log-probabilities of (chosen, rejected), summed over their tokens.
-    label_smoothing: the probability that a preference is reversed (conservative DPO,
-        https://ericmitchell.ai/cdpo.pdf).
     """
-    rewards = implicit_rewards(logps, reference_logps, beta)
-    margins = rewards[..., 0] - rewards[..., 1]
+    ratios = logps - reference_logps
+    if options.loss in ("ipo", "length_normalized"):
+        ratios = ratios / jnp.maximum(lengths, 1).astype(jnp.float32)
+    margins = options.beta * (ratios[..., 0] - ratios[..., 1])
+    if options.loss == "ipo":
+        return (margins / options.beta - 1 / (2 * options.beta)) ** 2
+    if options.loss == "dpop":
+        fall = jnp.maximum(0.0, -ratios[..., 0])
+        margins = margins - options.beta * options.dpop_penalty * fall
+    e = options.label_smoothing
     kept, reversed = jax.nn.log_sigmoid(margins), jax.nn.log_sigmoid(-margins)
-    return -(1.0 - label_smoothing) * kept - label_smoothing * reversed
+    if options.loss == "robust":
+        return (-(1.0 - e) * kept + e * reversed) / (1.0 - 2.0 * e)
+    return -(1.0 - e) * kept - e * reversed
 
 
 def implicit_rewards(

@@ -52,13 +52,21 @@ def reference(
             if text not in seen or not config.drop_duplicates:
                 siblings.append(Node(question, (*parent, branch)))
             seen.add(text)
-        correct = {n for n in siblings if value_of(rewards, n) > Fraction(config.threshold)}
+        values = {node: value_of(rewards, node) for node in siblings}
+        correct = {node for node in siblings if values[node] > Fraction(config.threshold)}
         of_parent = [
-            Pair(a, b) for a, b in itertools.product(siblings, siblings)
-            if a in correct and b not in correct
-        ]  # fmt: skip
+            Pair(a, b, float(values[a] - values[b]))
+            for a, b in itertools.product(siblings, siblings)
+            if values[a] - values[b] >= Fraction(config.min_value_gap)
+            and (
+                values[a] > values[b]
+                if config.pairs == "values"
+                else a in correct and b not in correct
+            )
+        ]
+        has_pair = any(a in correct and b not in correct for a in siblings for b in siblings)
         pairs += of_parent
-        if config.sft_rows == "correct" or of_parent:
+        if config.sft_rows == "correct" or has_pair:
             sft += [node for node in siblings if node in correct]
     return sft, pairs
 
@@ -80,17 +88,33 @@ def test_values_are_means_of_means(tree: tuple[np.ndarray, list[np.ndarray]]):
     st.sampled_from([0.0, 0.25, 0.5, 0.75]),
     st.sampled_from(["correct", "paired"]),
     st.booleans(),
+    st.sampled_from(["labels", "values"]),
+    st.sampled_from([0.0, 0.25, 0.5]),
 )
 def test_rows_and_pairs(
-    tree: tuple[np.ndarray, list[np.ndarray]], threshold: float, sft_rows: str, drop: bool
+    tree: tuple[np.ndarray, list[np.ndarray]],
+    threshold: float,
+    sft_rows: str,
+    drop: bool,
+    kind: str,
+    gap: float,
 ):
     rewards, texts = tree
-    config = CreditConfig(threshold=threshold, sft_rows=sft_rows, drop_duplicates=drop)
+    config = CreditConfig(
+        threshold=threshold,
+        sft_rows=sft_rows,
+        drop_duplicates=drop,
+        pairs=kind,
+        min_value_gap=gap,
+    )
     roles = credit.assign(rewards, texts, range(len(rewards)), config, seed=0)
     for role, rows in enumerate(roles):
         sft, pairs = reference(rewards, texts[role], role, config)
         assert list(rows.sft) == sft
-        assert list(rows.pairs) == pairs
+        assert [pair[:2] for pair in rows.pairs] == [pair[:2] for pair in pairs]
+        np.testing.assert_allclose(
+            [pair.gap for pair in rows.pairs], [pair.gap for pair in pairs], atol=1e-12
+        )
 
 
 @given(trees(), st.integers(1, 4), st.integers(1, 4), st.integers(0, 5))
@@ -138,8 +162,8 @@ def test_a_value_at_the_threshold_is_incorrect():
     assert credit.labels(generator, 0.5).tolist() == [[False, True]]
     texts = [np.array([["a", "b"]], object), np.array([[["a", "b"], ["a", "b"]]], object)]
     roles = credit.assign(rewards, texts, [0], CreditConfig(), seed=0)
-    assert roles[0].pairs == (Pair(Node(0, (1,)), Node(0, (0,))),)
-    assert roles[1].pairs == (Pair(Node(0, (0, 0)), Node(0, (0, 1))),)
+    assert roles[0].pairs == (Pair(Node(0, (1,)), Node(0, (0,)), 0.5),)
+    assert roles[1].pairs == (Pair(Node(0, (0, 0)), Node(0, (0, 1)), 1.0),)
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0])
@@ -156,4 +180,4 @@ def test_duplicates_count_for_values_but_not_for_rows():
     texts = [np.array([["yes", "yes", "no", "no"]], object)]
     (rows,) = credit.assign(rewards, texts, [0], CreditConfig(), seed=0)
     assert rows.sft == (Node(0, (0,)),)
-    assert rows.pairs == (Pair(Node(0, (0,)), Node(0, (2,))),)
+    assert rows.pairs == (Pair(Node(0, (0,)), Node(0, (2,)), 1.0),)

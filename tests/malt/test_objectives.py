@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from malt_jax.config import Config, DpoConfig, SftConfig, load_config
 from malt_jax.malt.credit import Node, Pair, RoleRows
-from malt_jax.malt.objectives import Dpo, Sft, objectives
+from malt_jax.malt.objectives import Dpo, Sft, TrainingRow, objectives
 from malt_jax.training.batches import Batch, Batches
 from malt_jax.training.losses import TokenScores
 from malt_jax.training.step import Metrics
@@ -26,9 +26,11 @@ def test_the_configuration_names_the_stages_of_a_role() -> None:
 
 def test_objectives_select_their_nodes() -> None:
     good, bad = Node(0, (1,)), Node(0, (2,))
-    rows = RoleRows(sft=(good,), pairs=(Pair(good, bad),))
-    assert Sft(SftConfig()).select(rows) == [(good,)]
-    assert Dpo(DpoConfig()).select(rows) == [(good, bad)]
+    rows = RoleRows(sft=(good,), pairs=(Pair(good, bad, 0.25),))
+    assert Sft(SftConfig()).select(rows) == [TrainingRow((good,))]
+    assert Dpo(DpoConfig()).select(rows) == [TrainingRow((good, bad))]
+    weighted = Dpo(DpoConfig(pair_weights="value_gap"))
+    assert weighted.select(rows) == [TrainingRow((good, bad), 0.25)]
 
 
 def scored_batch(completions: int) -> tuple[TokenScores, Batch]:

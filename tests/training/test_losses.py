@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Array
 
-from malt_jax.training.losses import dpo_losses, implicit_rewards, token_scores
+from malt_jax.config import DpoConfig
+from malt_jax.training.losses import implicit_rewards, preference_losses, token_scores
 
 GENERATOR = np.random.default_rng(0)
 HIDDEN = GENERATOR.normal(size=(3, 2, 7, 5)).astype(np.float32)
@@ -55,18 +58,50 @@ def test_logits_of_all_positions_never_exist_at_once() -> None:
     assert "f32[4,3,2,2,11]" not in str(jaxpr)
 
 
-@pytest.mark.parametrize(("beta", "smoothing"), [(0.2, 0.0), (0.7, 0.1)])
-def test_dpo_losses_and_gradients_are_those_of_torch(beta: float, smoothing: float) -> None:
-    numbers = 5 * GENERATOR.normal(size=(2, 6, 2)).astype(np.float32)
-    logps = torch.tensor(numbers[0], requires_grad=True)
-    reference = torch.tensor(numbers[1])
+def torch_losses(logps: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor, **o: Any):
+    """The losses as their papers state them, one formula each."""
+    beta, e = o.get("beta", 0.2), o.get("label_smoothing", 0.0)
     chosen, rejected = (logps - reference).unbind(-1)
-    margins = beta * (chosen - rejected)
-    expected = -F.logsigmoid(margins) * (1 - smoothing) - F.logsigmoid(-margins) * smoothing
+    short, long = lengths.unbind(-1)
+    match o["loss"]:
+        case "sigmoid":
+            h = beta * (chosen - rejected)
+            return -F.logsigmoid(h) * (1 - e) - F.logsigmoid(-h) * e
+        case "robust":
+            h = beta * (chosen - rejected)
+            return (-F.logsigmoid(h) * (1 - e) + F.logsigmoid(-h) * e) / (1 - 2 * e)
+        case "ipo":
+            return (chosen / short - rejected / long - 1 / (2 * beta)).square()
+        case "length_normalized":
+            return -F.logsigmoid(beta * (chosen / short - rejected / long))
+        case "dpop":
+            penalty = o["dpop_penalty"] * torch.clamp(-chosen, min=0)
+            return -F.logsigmoid(beta * (chosen - rejected - penalty))
+    raise AssertionError(o["loss"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "sigmoid"},
+        {"loss": "sigmoid", "beta": 0.7, "label_smoothing": 0.1},
+        {"loss": "robust", "beta": 0.4, "label_smoothing": 0.2},
+        {"loss": "ipo", "beta": 0.3},
+        {"loss": "length_normalized", "beta": 5.0},
+        {"loss": "dpop", "dpop_penalty": 3.0},
+    ],
+)
+def test_preference_losses_and_gradients_are_those_of_torch(options: dict[str, Any]) -> None:
+    numbers = 5 * GENERATOR.normal(size=(2, 6, 2)).astype(np.float32)
+    lengths = GENERATOR.integers(1, 9, size=(6, 2)).astype(np.int32)
+    logps = torch.tensor(numbers[0], requires_grad=True)
+    expected = torch_losses(logps, torch.tensor(numbers[1]), torch.tensor(lengths), **options)
     expected.sum().backward()
 
     def ours(x: Array) -> Array:
-        return dpo_losses(x, jnp.asarray(numbers[1]), beta=beta, label_smoothing=smoothing)
+        return preference_losses(
+            x, jnp.asarray(numbers[1]), jnp.asarray(lengths), DpoConfig(**options)
+        )
 
     x = jnp.asarray(numbers[0])
     np.testing.assert_allclose(ours(x), expected.detach(), rtol=1e-5, atol=1e-6)
