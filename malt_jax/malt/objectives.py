@@ -6,7 +6,7 @@ To add one, write a frozen dataclass like these and name it in `objectives`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -19,6 +19,10 @@ from malt_jax.training import step as training_step
 from malt_jax.training.batches import Batch
 from malt_jax.training.losses import TokenScores
 from malt_jax.training.step import Metrics, completion_mask, sum_logps
+
+FEW_UPDATES = 20
+SMALL_MARGIN = 0.05
+"""Nats of implicit reward below which DPO counts as having changed nothing."""
 
 
 class TrainingRow(NamedTuple):
@@ -43,6 +47,12 @@ class Objective(training_step.Objective, Protocol):
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
         """The training rows of a role."""
 
+    def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
+        """Signs that a stage has not trained as it should.
+
+        last: the metrics, as means over the last updates.
+        """
+
 
 def objectives(config: Config, role: str) -> list[Objective]:
     """The training stages of a role, in order: SFT, then DPO where the configuration says so."""
@@ -50,6 +60,14 @@ def objectives(config: Config, role: str) -> list[Objective]:
     if role in config.training.dpo_roles:
         stages.append(Dpo(config.dpo))
     return stages
+
+
+def _few(updates: int, epochs: int | None, section: str) -> str:
+    now = "chosen by the number of rows" if epochs is None else str(epochs)
+    return (
+        f"{updates} updates are few: take more questions, a smaller {section}.batch_size or more"
+        f" {section}.epochs (now {now})"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +86,9 @@ class Sft:
 
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
         return [TrainingRow((node,)) for node in rows.sft]
+
+    def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
+        return [_few(updates, self.options.epochs, "sft")] if updates < FEW_UPDATES else []
 
     def count(self, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(completion_mask(batch).astype(jnp.float32))
@@ -110,6 +131,21 @@ class Dpo:
             TrainingRow((pair.chosen, pair.rejected), pair.gap if weighted else 1.0)
             for pair in rows.pairs
         ]
+
+    def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
+        found = [_few(updates, self.options.epochs, "dpo")] if updates < FEW_UPDATES else []
+        margin, chosen = last["rewards/margins"], last["rewards/chosen"]
+        if margin < SMALL_MARGIN:
+            found.append(
+                f"the reward margin is {margin:.3f} at the end: DPO has hardly changed the policy;"
+                " raise dpo.learning_rate or dpo.epochs"
+            )
+        if chosen < -SMALL_MARGIN:
+            found.append(
+                f"rewards/chosen is {chosen:.3f} at the end: the chosen completions became less"
+                " likely (likelihood displacement); try dpo.nll_weight=1 or dpo.loss=dpop"
+            )
+        return found
 
     def count(self, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(batch.weights)

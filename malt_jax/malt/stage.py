@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections import deque
 from typing import NamedTuple
 
 import jax
@@ -23,6 +25,8 @@ from malt_jax.training.batches import Batches
 from malt_jax.training.loop import reference_logps, start_state, total_updates, train
 from malt_jax.training.policy import Policy
 from malt_jax.training.step import Metrics as StepMetrics
+
+logger = logging.getLogger(__name__)
 
 _REFERENCE = "reference_logps.npy"
 
@@ -61,10 +65,12 @@ def train_stage(
         metrics.restart(name, after=states.latest_step)
         total = total_updates(objective.options, len(batches.examples))
         quiet = not is_coordinator()
+        last: deque[dict[str, float]] = deque(maxlen=10)
         with Progress(name, total, "steps", start=states.latest_step, quiet=quiet) as progress:
 
             def log(step: int, on_device: StepMetrics) -> None:
                 values = {key: float(value) for key, value in jax.device_get(on_device).items()}
+                last.append(values)
                 progress.update(done=step, loss=values["loss"])
                 epoch = step / batches.steps_per_epoch
                 metrics.log(name, step, values | {"steps": total, "epoch": epoch})
@@ -85,6 +91,10 @@ def train_stage(
                     raise Stopped
             if pending is not None:
                 log(*pending)
+        if last:
+            means = {key: float(np.mean([values[key] for values in last])) for key in last[0]}
+            for warning in objective.warnings(total, means):
+                logger.warning("%s: %s", name, warning)
         save_tree(stage.path / "weights", state.trainable)
         states.clear()
     return state.trainable

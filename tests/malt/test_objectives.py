@@ -33,6 +33,20 @@ def test_objectives_select_their_nodes() -> None:
     assert weighted.select(rows) == [TrainingRow((good, bad), 0.25)]
 
 
+def test_a_stage_that_has_not_trained_says_so() -> None:
+    good = {"rewards/margins": 0.4, "rewards/chosen": 0.1}
+    dpo = Dpo(DpoConfig(epochs=2))
+    assert dpo.warnings(100, good) == []
+    (few,) = dpo.warnings(13, good)
+    assert "13 updates are few" in few and "(now 2)" in few
+    (still,) = dpo.warnings(100, good | {"rewards/margins": 0.008})
+    assert "0.008" in still and "dpo.learning_rate" in still
+    (displaced,) = dpo.warnings(100, good | {"rewards/chosen": -0.3})
+    assert "displacement" in displaced
+    assert Sft(SftConfig()).warnings(100, {}) == []
+    assert "sft.epochs" in Sft(SftConfig()).warnings(3, {})[0]
+
+
 def scored_batch(completions: int) -> tuple[TokenScores, Batch]:
     """Three rows and a padding row, with made-up scores."""
     reference = None
