@@ -1,4 +1,4 @@
-"""What all commands share: options with their help, logging, JAX's variables, errors for people."""
+"""Common parts of all commands: options and their help, logging, JAX's variables, errors."""
 
 from __future__ import annotations
 

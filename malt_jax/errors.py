@@ -64,7 +64,7 @@ def import_extra(module: str, extra: str) -> Any:
 
 
 def outcome(error: BaseException) -> tuple[str, int]:
-    """What a command that ends with this error says, and its exit status."""
+    """The message and the exit status of a command that ends with this error."""
     again = "start the command again to go on"
     match error:
         case UserError():

@@ -38,7 +38,7 @@ class Objective(training_step.Objective, Protocol):
     name: ClassVar[str]
     """The stage's name in a run directory."""
     rows: ClassVar[str]
-    """What the training rows are called in messages."""
+    """The name of its training rows in messages."""
     missing: ClassVar[str]
     """The message when there are no rows."""
     needs_reference: ClassVar[bool]

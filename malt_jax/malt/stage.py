@@ -32,7 +32,7 @@ _REFERENCE = "reference_logps.npy"
 
 
 class Records(NamedTuple):
-    """Where a run keeps its results."""
+    """The files of a run."""
 
     directory: RunDirectory
     metrics: Metrics

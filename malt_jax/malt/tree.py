@@ -98,7 +98,7 @@ def node_request(
     key: Key[Array, ""],
     first_branch: int = 0,
 ) -> Request:
-    """What the sampler is asked for the nodes of one depth.
+    """The sampler's request for the nodes of one depth.
 
     ancestors: the completions of all earlier roles.
     branching: branches down to and including these nodes.

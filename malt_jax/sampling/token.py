@@ -15,7 +15,7 @@ _BLOCK = 128
 
 
 class SamplingParameters(flax.struct.PyTreeNode):
-    """How completions are drawn. All values are traced: changing one compiles nothing."""
+    """Parameters of drawing. All values are traced: changing one compiles nothing."""
 
     temperature: Float[Array, ""]
     """0 is greedy."""

@@ -73,7 +73,7 @@ class Hardware:
 
     @classmethod
     def of(cls, devices: Sequence[Any], memory: float | None = None) -> Hardware:
-        """What JAX says about these devices; `memory` where it cannot know (absent devices)."""
+        """The hardware of these devices; `memory` is needed for absent devices."""
         return cls(
             len(devices), _memory(devices) if memory is None else memory, len(_slices(devices))
         )

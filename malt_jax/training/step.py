@@ -77,7 +77,7 @@ def sum_logps(scores: TokenScores, batch: Batch) -> Float[Array, "B n"]:
 
 
 def completion_mask(batch: Batch) -> Array:
-    """Which of [B, n, T] are tokens of a completion, by length; padding rows have length 0."""
+    """Mask [B, n, T] of completion tokens, by length; padding rows have length 0."""
     shape = batch.targets.shape
     return jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) < batch.lengths[..., None]
 

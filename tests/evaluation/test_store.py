@@ -1,4 +1,4 @@
-"""Samples come back as they were written, also after an interruption and beside damaged files."""
+"""Samples come back as they were written, also after an interruption and next to damaged files."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from malt_jax.training.step import completion_logps
 def test_the_learner_sees_the_probabilities_that_the_sampler_drew_from(
     dtype: str, tolerance: float
 ) -> None:
-    """With an adapter that matters: merged into the kernels in float32, applied beside them in
+    """With an adapter that matters: merged into the kernels in float32, applied next to them in
     bfloat16, where the kernels' rounding would swallow it."""
     options = [f"model.dtype={dtype}", "sampling.max_tokens=24", "sampling.chunk=24"]
     experiment = prepare(load_config(QUICKSTART, options))

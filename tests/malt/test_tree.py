@@ -39,7 +39,7 @@ def tree(experiment: Experiment) -> Tree:
 
 
 def test_every_role_reads_what_its_ancestors_wrote(experiment: Experiment, tree: Tree) -> None:
-    """The refinements of the last question, sampled anew from flat prompts without any sharing."""
+    """The refinements of the last question, sampled again from flat prompts without any sharing."""
     question = tree.questions[2]
     prompt = experiment.pipeline.prompts[2]
     rows = [prompt.ids(question.text, tree.ancestors(2, path)) for path in np.ndindex(BRANCHING)]
