@@ -306,6 +306,7 @@ def _require_free(address: str, title: str) -> None:
     try:
         family, *_, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         socket.create_server(place[:2], family=family).close()
+        logger.info("process 0 listens at %s, port %s", place[0], port)  # the name's address here
     except OSError as error:
         raise UserError(
             f"{title} cannot listen at {address} ({error.strerror}): give processes.coordinator"
