@@ -250,7 +250,7 @@ def _transitions(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
 
 
 def _transition(
-    before: Bool[np.ndarray, "seeds Q P"], after: Bool[np.ndarray, "seeds Q P"]
+    before: Bool[np.ndarray, "seeds Q _"], after: Bool[np.ndarray, "seeds Q _"]
 ) -> dict[str, Any]:
     """The shares of questions that change; P passes, or 1 for a vote, on either side."""
     changes = {"wrong_to_right": ~before & after, "right_to_wrong": before & ~after}

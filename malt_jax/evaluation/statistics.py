@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 _BLOCK = 1 << 22
 """Scores drawn by the bootstrap in one array, at most."""
@@ -41,7 +41,7 @@ def mean_interval(
     return Estimate(float(scores.mean()), float(low), float(high))
 
 
-def mcnemar(correct: Float[np.ndarray, "Q"], baseline: Float[np.ndarray, "Q"]) -> float:
+def mcnemar(correct: Shaped[np.ndarray, "Q"], baseline: Shaped[np.ndarray, "Q"]) -> float:
     """Two-sided p-value of the exact McNemar test.
 
     It is the binomial test, with probability 1/2, of the questions that only one system answers

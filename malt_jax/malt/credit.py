@@ -41,7 +41,7 @@ class RoleRows:
     pairs: tuple[Pair, ...]
 
 
-def values(rewards: Float[np.ndarray, "Q *n"]) -> tuple[Float[np.ndarray, "Q *m"], ...]:
+def values(rewards: Float[np.ndarray, "Q *n"]) -> tuple[Float[np.ndarray, "Q ..."], ...]:
     """The value of every node, per role: the mean reward of the leaves below it, in float64.
 
     Element r has the shape rewards.shape[: r + 2]; the last one is the rewards.
@@ -54,12 +54,12 @@ def values(rewards: Float[np.ndarray, "Q *n"]) -> tuple[Float[np.ndarray, "Q *m"
 
 def labels(value: Float[np.ndarray, "*n"], threshold: float) -> Bool[np.ndarray, "*n"]:
     """Correct nodes: value strictly above the threshold, so that a tie is incorrect."""
-    return value > threshold
+    return np.asarray(value > threshold)
 
 
 def assign(
     rewards: Float[np.ndarray, "Q *n"],
-    completions: Sequence[Shaped[np.ndarray, "Q *m"]],
+    completions: Sequence[Shaped[np.ndarray, "Q ..."]],
     question_ids: Sequence[int],
     config: CreditConfig,
     seed: int,
@@ -124,7 +124,7 @@ def _cap(
     cap: int | None,
     question_ids: Sequence[int],
     seed: tuple[int, ...],
-) -> Int[np.ndarray, "rows axes"]:
+) -> Int[np.ndarray, "capped axes"]:
     """At most `cap` rows of each question, drawn without replacement, in their order."""
     if cap is None:
         return indices

@@ -35,7 +35,7 @@ from malt_jax.model.lora import Linear, activation_axes, parameter
 from malt_jax.sharding.rules import ArraySpec, all_gather, constrain, device_put, shardings
 
 Params = dict[str, Any]
-KeysAndValues = tuple[Float[Array, "*tree K H S"], Float[Array, "*tree K S H"]]
+KeysAndValues = tuple[Float[Array, "... K H _"], Float[Array, "... K _ H"]]
 
 
 class RMSNorm(nn.Module):

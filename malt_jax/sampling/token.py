@@ -110,7 +110,7 @@ def _keep_most_probable(
     """
     bits = jax.lax.bitcast_convert_type(probabilities, jnp.int32)
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Int[Array, ""], bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = low + (high - low) // 2
         keeps = enough(bits >= middle[..., None])

@@ -72,11 +72,11 @@ class Batch(flax.struct.PyTreeNode):
         return int(self.prefix.size + self.prompts.size + self.completions.size - self.lengths.size)
 
     @property
-    def inputs(self) -> Int[Array, "B n T"]:
+    def inputs(self) -> Int[Any, "B n T"]:
         return self.completions[..., :-1]
 
     @property
-    def targets(self) -> Int[Array, "B n T"]:
+    def targets(self) -> Int[Any, "B n T"]:
         return self.completions[..., 1:]
 
 

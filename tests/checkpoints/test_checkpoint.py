@@ -39,7 +39,7 @@ def load(name: object, *, tokenizer: str | None = None, **options: object) -> Ch
 def our_logits(checkpoint: Checkpoint) -> np.ndarray:
     variables = {"params": checkpoint.params}
     decoder = Decoder(Llama(checkpoint.config))
-    logits = decoder.apply(variables, TOKENS, method=Decoder.everything)
+    logits = decoder.apply(variables, jnp.asarray(TOKENS), method=Decoder.everything)
     return np.asarray(logits)
 
 

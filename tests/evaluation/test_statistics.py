@@ -94,7 +94,7 @@ def test_pass_at_k_against_all_choices_of_k_passes():
             passes = [True] * correct + [False] * (total - correct)
             choices = list(itertools.combinations(passes, k))
             expected = sum(map(any, choices)) / len(choices)
-            assert pass_at_k(np.array(correct), total, k) == pytest.approx(expected)
+            assert pass_at_k(np.array([correct]), total, k)[0] == pytest.approx(expected)
 
 
 def test_pass_at_1_is_the_share_of_correct_passes_and_pass_at_all_is_any():

@@ -40,7 +40,7 @@ def test_shared_prompts_equal_concatenated_rows(
     policy: Policy = request.getfixturevalue(method)
     tree = trained(policy, base)
     examples = random_examples(3, completions=2)
-    batch = Batches(examples, 4, seed=0).batch(0, 0)
+    batch = jax.tree.map(jnp.asarray, Batches(examples, 4, seed=0).batch(0, 0))
     signs = jnp.asarray([1.0, -0.7])
 
     def shared(tree: Params) -> Array:
