@@ -196,7 +196,7 @@ class Decoder(nn.Module):
             (((hidden.ndim - 1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
-        # Whoever needs them replicated gathers logits, not the far larger kernel.
+        # A caller that needs all of them gathers logits, not the far larger kernel.
         split = P("batch", *[None] * (hidden.ndim - 2), "vocab")
         return constrain(self.model.mesh, logits, split)
 
@@ -208,7 +208,7 @@ class Decoder(nn.Module):
 
 
 class _Table(nn.Module):
-    """A [V, D] matrix, gathered along "fsdp"."""
+    """A [V, D] matrix, all-gathered along "fsdp"."""
 
     model: Llama
     key: str
