@@ -21,12 +21,11 @@ def _take_one_core() -> None:
 
 _take_one_core()
 
-if os.environ.get("MALT_CHECK_SHAPES"):
-    from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook
 
-    import tests.typecheck
+import tests.typecheck
 
-    install_import_hook("malt_jax", f"{tests.typecheck.__name__}.check_shapes")
+install_import_hook("malt_jax", f"{tests.typecheck.__name__}.check_shapes")
 
 from malt_jax.command import compile_faster_on_cpus
 
