@@ -1,9 +1,9 @@
 """Rotary positions, and attention of one level of the tree to itself and to its ancestors.
 
-Every ancestor level is stored once, whatever the number of its descendants: the descendants'
-queries are the rows of one matrix product with its keys, and the partial softmaxes are merged by
-their log-sum-exp. This is cascade attention (FlashInfer, arXiv 2501.01005) over more than two
-levels, also called Hydragen (arXiv 2402.05099) or bifurcated attention (arXiv 2403.08845).
+Every ancestor level is stored once for all its descendants: their queries are the rows of one
+matrix product with its keys, and the partial softmaxes are merged by their log-sum-exp. This is
+cascade attention (FlashInfer, arXiv 2501.01005) over any number of levels, also known as Hydragen
+(arXiv 2402.05099) and bifurcated attention (arXiv 2403.08845).
 """
 
 from __future__ import annotations

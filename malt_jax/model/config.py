@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import jax.numpy as jnp
+import pydantic
 from jax.sharding import Mesh
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from malt_jax.config import LoraConfig
 from malt_jax.errors import UserError
@@ -15,25 +19,27 @@ from malt_jax.errors import UserError
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 # Far above every published model; larger numbers in a config.json are mistakes or attacks.
-_LARGEST_WIDTH = 1_000_000
-_LARGEST = {
-    "num_hidden_layers": 10_000,
-    "num_attention_heads": 10_000,
-    "head_dim": 10_000,
-    "vocab_size": 100_000_000,
-    "max_position_embeddings": 2**31 - 1,
-    "original_max_position_embeddings": 2**31 - 1,
-}
+_Count = Annotated[int, Field(ge=1, le=10_000)]
+_Width = Annotated[int, Field(ge=1, le=1_000_000)]
+_Length = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_Positive = Annotated[float, Field(ge=1e-12, le=1e12)]
+_STRICT = pydantic.ConfigDict(
+    strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
+)
+
+Sizes = TypeVar("Sizes")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Llama3RopeScaling:
     """Llama 3.1's stretching of the low rotary frequencies to longer contexts."""
 
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = 8192
+    factor: _Positive = 8.0
+    low_freq_factor: _Positive = 1.0
+    high_freq_factor: _Positive = 4.0
+    original_max_positions: Annotated[_Length, Field(alias="original_max_position_embeddings")] = (
+        8192
+    )
 
     def __post_init__(self) -> None:
         if self.low_freq_factor >= self.high_freq_factor:
@@ -43,23 +49,23 @@ class Llama3RopeScaling:
             )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class LlamaConfig:
-    """Sizes and constants of a decoder of the Llama family."""
+    """Sizes and constants of a decoder of the Llama family, with their names in config.json."""
 
-    vocab_size: int
-    d_model: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    d_ff: int
-    rope_theta: float = 10_000.0
+    vocab_size: Annotated[int, Field(ge=1, le=100_000_000)]
+    d_model: Annotated[_Width, Field(alias="hidden_size")]
+    num_layers: Annotated[_Count, Field(alias="num_hidden_layers")]
+    num_heads: Annotated[_Count, Field(alias="num_attention_heads")]
+    num_kv_heads: Annotated[_Count, Field(alias="num_key_value_heads")]
+    head_dim: _Count
+    d_ff: Annotated[_Width, Field(alias="intermediate_size")]
+    rope_theta: _Positive = 10_000.0
     rope_scaling: Llama3RopeScaling | None = None
-    norm_eps: float = 1e-5
-    tie_embeddings: bool = False
+    norm_eps: Annotated[_Positive, Field(alias="rms_norm_eps")] = 1e-5
+    tie_embeddings: Annotated[bool, Field(alias="tie_word_embeddings")] = False
     attention_bias: bool = False
-    max_positions: int = 2048
+    max_positions: Annotated[_Length, Field(alias="max_position_embeddings")] = 2048
     model_type: str = "llama"
 
     def __post_init__(self) -> None:
@@ -110,54 +116,29 @@ class LlamaConfig:
                 f" {', '.join(ARCHITECTURES)}"
             )
         _refuse_unimplemented(fields, model_type)
-        num_heads = _whole(fields, "num_attention_heads")
-        d_model = _whole(fields, "hidden_size")
         theta, scaling = _rope(fields)
-        return cls(
-            vocab_size=_whole(fields, "vocab_size"),
-            d_model=d_model,
-            num_layers=_whole(fields, "num_hidden_layers"),
-            num_heads=num_heads,
-            num_kv_heads=_whole(fields, "num_key_value_heads", num_heads),
-            head_dim=_whole(fields, "head_dim", d_model // num_heads),
-            d_ff=_whole(fields, "intermediate_size"),
-            rope_theta=theta,
-            rope_scaling=scaling,
-            norm_eps=_positive(fields, "rms_norm_eps", 1e-6),
-            tie_embeddings=bool(fields.get("tie_word_embeddings", False)),
-            attention_bias=model_type == "qwen2",
-            max_positions=_whole(fields, "max_position_embeddings", 2048),
-            model_type=model_type,
-        )
+        read = {"rms_norm_eps": 1e-6, "num_key_value_heads": fields.get("num_attention_heads")}
+        with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
+            read["head_dim"] = fields["hidden_size"] // fields["num_attention_heads"]
+        optional = {*read, "tie_word_embeddings", "max_position_embeddings"}
+        # null stands for the default, as in transformers.
+        read |= {name: x for name, x in fields.items() if x is not None or name not in optional}
+        read |= {"rope_theta": theta, "rope_scaling": scaling}
+        return _validated(cls, read | {"attention_bias": model_type == "qwen2"})
 
     def to_huggingface(self) -> dict[str, Any]:
         """The fields of a config.json that transformers reads back to the same model."""
-        fields: dict[str, Any] = {
-            "architectures": [ARCHITECTURES[self.model_type]],
-            "model_type": self.model_type,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.d_model,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "intermediate_size": self.d_ff,
-            "hidden_act": "silu",
-            "rope_theta": self.rope_theta,
-            "rms_norm_eps": self.norm_eps,
-            "tie_word_embeddings": self.tie_embeddings,
-            "max_position_embeddings": self.max_positions,
-        }
+        dumped = pydantic.TypeAdapter(LlamaConfig).dump_python(
+            self, by_alias=True, exclude={"attention_bias", "rope_scaling"}
+        )
+        fields = {"architectures": [ARCHITECTURES[self.model_type]], "hidden_act": "silu", **dumped}
         if self.model_type == "llama":
             fields |= {"attention_bias": False, "mlp_bias": False}
         if self.rope_scaling is not None:
-            fields["rope_scaling"] = {
-                "rope_type": "llama3",
-                "factor": self.rope_scaling.factor,
-                "low_freq_factor": self.rope_scaling.low_freq_factor,
-                "high_freq_factor": self.rope_scaling.high_freq_factor,
-                "original_max_position_embeddings": self.rope_scaling.original_max_positions,
-            }
+            scaling = pydantic.TypeAdapter(Llama3RopeScaling).dump_python(
+                self.rope_scaling, by_alias=True
+            )
+            fields["rope_scaling"] = {"rope_type": "llama3", **scaling}
         return fields
 
 
@@ -189,12 +170,13 @@ def _refuse_unimplemented(fields: Mapping[str, Any], model_type: str) -> None:
             raise UserError(f"{switch}=true is not supported for {model_type!r}")
 
 
-def _rope(fields: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
+def _rope(fields: Mapping[str, Any]) -> tuple[Any, Llama3RopeScaling | None]:
     """Rotary base and scaling, from `rope_parameters` (newer files) or from the older fields."""
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise UserError(f"the rope scaling is of the wrong kind: {rope!r:.80} is not an object")
-    theta = _positive(rope if "rope_theta" in rope else fields, "rope_theta", 10_000.0)
+    theta = (rope if "rope_theta" in rope else fields).get("rope_theta")
+    theta = 10_000.0 if theta is None else theta
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -202,34 +184,26 @@ def _rope(fields: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
         raise UserError(
             f"rope type {kind!r:.80} is not supported; supported are 'default', 'llama3'"
         )
-    return theta, Llama3RopeScaling(
-        factor=_positive(rope, "factor"),
-        low_freq_factor=_positive(rope, "low_freq_factor"),
-        high_freq_factor=_positive(rope, "high_freq_factor"),
-        original_max_positions=_whole(rope, "original_max_position_embeddings"),
-    )
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    return theta, _validated(Llama3RopeScaling, dict.fromkeys(names) | rope)
 
 
-def _whole(fields: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """A number that counts something. null stands for the default, as in transformers."""
-    value = _stated(fields, name, default)
-    return int(_bounded(name, value, (int,), 1, _LARGEST.get(name, _LARGEST_WIDTH)))
+def _validated(make: type[Sizes], values: Mapping[str, Any]) -> Sizes:
+    """An instance with the values that its fields have in a config.json.
+
+    Raises UserError with those that are missing, of the wrong kind or out of bounds.
+    """
+    fields: Any = make
+    names = [info.alias or name for name, info in fields.__pydantic_fields__.items()]
+    try:
+        return make(**{name: values[name] for name in names if name in values})
+    except pydantic.ValidationError as error:
+        raise UserError("; ".join(map(_explained, error.errors()))) from None
 
 
-def _positive(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
-    value = _stated(fields, name, default)
-    return float(_bounded(name, value, (int, float), 1e-12, 1e12))
-
-
-def _stated(fields: Mapping[str, Any], name: str, default: Any) -> Any:
-    if default is None and name not in fields:
-        raise UserError(f"the field {name!r} is missing")
-    return default if fields.get(name) is None else fields[name]
-
-
-def _bounded(name: str, value: Any, kinds: tuple[type, ...], least: float, most: float) -> Any:
-    if type(value) not in kinds:
-        raise UserError(f"{name} is of the wrong kind: expected a number, got {value!r:.80}")
-    if not least <= value <= most:
-        raise UserError(f"{name} must be from {least:g} to {most:g}, got {value!r:.80}")
-    return value
+def _explained(problem: Mapping[str, Any]) -> str:
+    name, rule = problem["loc"][0], problem["msg"].replace("Input should", "must")
+    if problem["type"] == "missing":
+        return f"the field {name!r} is missing"
+    kind = "is of the wrong kind: it " if problem["type"].endswith("_type") else ""
+    return f"{name} {kind}{rule}, got {problem['input']!r:.80}"

@@ -37,28 +37,23 @@ class Level(flax.struct.PyTreeNode):
         return self.lengths.shape
 
     @property
-    def nodes(self) -> int:
-        return math.prod(self.leading)
+    def size(self) -> int:
+        """Tokens that there is room for."""
+        return self.keys.shape[-1]
 
 
 def level_spec(model: Llama, leading: tuple[int, ...], size: int) -> Any:
     """The ArraySpecs of a level with these node axes and room for `size` tokens a node."""
-    config, axes = model.config, level_axes(len(leading))
+    config = model.config
+    nodes = ("batch", *[None] * (len(leading) - 1)) if leading else ()
+    axes = P("layers", *nodes, "kv_heads")
     heads = (config.num_layers, *leading, config.num_kv_heads)
     specs: dict[str, Any] = {
-        "keys": ArraySpec((*heads, config.head_dim, size), model.dtype, axes.keys),
-        "values": ArraySpec((*heads, size, config.head_dim), model.dtype, axes.values),
-        "lengths": ArraySpec(leading, jnp.int32, axes.lengths),
+        "keys": ArraySpec((*heads, config.head_dim, size), model.dtype, axes),
+        "values": ArraySpec((*heads, size, config.head_dim), model.dtype, axes),
+        "lengths": ArraySpec(leading, jnp.int32, P(*nodes)),
     }
     return Level(**specs)
-
-
-def level_axes(leading: int) -> Any:
-    """The logical axes of a level with so many node axes."""
-    nodes = ("batch", *[None] * (leading - 1)) if leading else ()
-    heads: Any = P("layers", *nodes, "kv_heads")
-    lengths: Any = P(*nodes)
-    return Level(heads, heads, lengths)
 
 
 def join_levels(levels: Sequence[Float[Array, "... D"]]) -> Float[Array, "... D"]:

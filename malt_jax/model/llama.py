@@ -32,7 +32,7 @@ from malt_jax.model.attention import Ancestor, Rotation, attend, rotate, rotatio
 from malt_jax.model.config import Llama
 from malt_jax.model.levels import Level, join_levels, level_spec, split_levels
 from malt_jax.model.lora import Linear, activation_axes, parameter
-from malt_jax.sharding.rules import ArraySpec, all_gather, constrain, device_put, shardings
+from malt_jax.sharding.rules import all_gather, array_specs, constrain, device_put, shardings
 
 Params = dict[str, Any]
 KeysAndValues = tuple[Float[Array, "... K H _"], Float[Array, "... K _ H"]]
@@ -196,7 +196,7 @@ class Decoder(nn.Module):
             (((hidden.ndim - 1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
-        # Whoever needs them replicated gathers logits, not the far larger kernel.
+        # A caller that needs all of them gathers logits, not the far larger kernel.
         split = P("batch", *[None] * (hidden.ndim - 2), "vocab")
         return constrain(self.model.mesh, logits, split)
 
@@ -208,7 +208,7 @@ class Decoder(nn.Module):
 
 
 class _Table(nn.Module):
-    """A [V, D] matrix, gathered along "fsdp"."""
+    """A [V, D] matrix, all-gathered along "fsdp"."""
 
     model: Llama
     key: str
@@ -288,29 +288,34 @@ def next_logits(
 
 def init_params(model: Llama, key: Key[Array, ""]) -> Params:
     """Random base weights in the model's dtype, each made in its shards."""
-    return _jit_init(model, "params")(device_put(model.mesh, key, P()))
+    return _init(model, "params", key)
 
 
 def init_adapter(model: Llama, key: Key[Array, ""]) -> Params:
     """A new adapter in float32 that leaves the model's outputs unchanged (B = 0), in its shards."""
     if model.lora is None:
         raise ValueError("the model has no LoRA configuration")
-    # The base weights are never materialised: under jit, what is not returned is not computed.
-    return _jit_init(model, "adapter")(device_put(model.mesh, key, P()))
+    return _init(model, "adapter", key)
 
 
 @functools.lru_cache
 def variable_specs(model: Llama) -> Params:
     """The ArraySpecs of {"params": base, "adapter": adapter}, the latter if the model has one."""
     boxed = jax.eval_shape(lambda: _boxed_init(model, jax.random.key(0)))
-
-    def spec(box: nn.LogicallyPartitioned) -> ArraySpec:
-        return ArraySpec(box.value.shape, box.value.dtype, P(*box.names))
-
-    specs: Params = jax.tree.map(
-        spec, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
-    )
+    specs: Params = array_specs(nn.unbox(boxed), nn.get_partition_spec(boxed))
     return specs
+
+
+def _init(model: Llama, collection: str, key: Key[Array, ""]) -> Params:
+    """One collection of variables; jit does not compute the other, which is not returned."""
+
+    def init(key: Array) -> Params:
+        variables: Params = nn.unbox(_boxed_init(model, key))[collection]
+        return variables
+
+    mesh = model.mesh
+    split = None if mesh is None else shardings(mesh, variable_specs(model)[collection])
+    return jax.jit(init, out_shardings=split)(device_put(mesh, key, P()))
 
 
 def _boxed_init(model: Llama, key: Array) -> Params:
@@ -319,13 +324,3 @@ def _boxed_init(model: Llama, key: Array) -> Params:
     # A batch of one row cannot be split.
     decoder = Decoder(dataclasses.replace(model, mesh=None))
     return dict(decoder.init({"params": key}, tokens, method=Decoder.everything))
-
-
-def _jit_init(model: Llama, collection: str) -> Any:
-    def init(key: Array) -> Params:
-        variables: Params = nn.unbox(_boxed_init(model, key))[collection]
-        return variables
-
-    if model.mesh is None:
-        return jax.jit(init)
-    return jax.jit(init, out_shardings=shardings(model.mesh, variable_specs(model)[collection]))

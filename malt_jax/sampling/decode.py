@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from malt_jax.model.levels import Level, level_axes, level_spec
+from malt_jax.model.levels import Level, level_spec
 from malt_jax.model.llama import Llama, Params, forward, next_logits
 from malt_jax.sampling.cache import append
 from malt_jax.sampling.compaction import Batch, take_questions
@@ -173,7 +173,7 @@ def decode(
     """
     mesh, max_tokens = model.mesh, int(parameters.max_tokens)
     parameters = device_put(mesh, parameters, P())
-    levels = tuple(level_axes(len(level.leading)) for level in ancestors)
+    levels = tuple(level_spec(model, level.leading, level.size) for level in ancestors)
     completions = PartialCompletions(state.last.shape, max_tokens)
     batch = Batch.of(len(state.last), batch_shards(mesh), asked)
     larger = itertools.islice(cache_sizes(max_tokens, chunk), 1, None)

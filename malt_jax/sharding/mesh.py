@@ -1,4 +1,4 @@
-"""Meshes of devices: which sizes fit a model, which are best, and the meshes themselves."""
+"""Meshes of devices: the sizes that fit a model, the choice among them, and the meshes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +20,10 @@ from malt_jax.sharding.rules import RULES
 logger = logging.getLogger(__name__)
 
 SAMPLING_SHARE = 1 / 3
-"""Of a device's memory that the weights may take when sampling; the rest is for the cache, for what
-a step computes, and for training's copy of the weights."""
+"""Of a device's memory that the weights may take when sampling. The rest is for the cache, the
+temporary arrays of a step, and training's copy of the weights."""
 TRAINING_SHARE = 1 / 16
-"""Of a device's memory up to which copies of what is trained are worth the gathers they save."""
+"""Of a device's memory up to which copies of trained weights are worth the all-gathers saved."""
 
 _LABELS = {
     "heads": "attention heads",
@@ -40,9 +40,9 @@ class Sizes(NamedTuple):
     data: int
     """Copies of the weights; a batch is split over data and fsdp."""
     fsdp: int
-    """Parts of each weight that are gathered when its layer is computed."""
+    """Parts of each weight, all-gathered when its layer is computed."""
     tensor: int
-    """Parts of heads, feed-forward and vocabulary, each computed where it lies."""
+    """Parts of heads, feed-forward and vocabulary, which are never gathered."""
 
     @classmethod
     def of(cls, mesh: Mesh | None) -> Sizes:
@@ -95,6 +95,9 @@ class MeshRequest:
     questions: int = 1
     """Questions of a batch when sampling, padded where the mesh does not divide them."""
 
+    def device_bytes(self, sizes: Sizes) -> float:
+        return self.weight_bytes / (sizes.fsdp * sizes.tensor)
+
 
 @dataclasses.dataclass(frozen=True)
 class Meshes:
@@ -128,52 +131,50 @@ def choose(sampling: MeshRequest, training: MeshRequest, hardware: Hardware) -> 
     Raises UserError, which names the number to change, when no sizes fit.
     """
 
-    def sampling_rank(sizes: Sizes) -> tuple[Any, ...]:
-        each = sampling.weight_bytes / (sizes.fsdp * sizes.tensor)
-        excess = max(0.0, each - SAMPLING_SHARE * hardware.memory)
+    def excess(request: MeshRequest, sizes: Sizes, share: float) -> float:
+        return max(0.0, request.device_bytes(sizes) - share * hardware.memory)
+
+    def sampling_rank(sizes: Sizes) -> tuple[float, ...]:
         idle = sampling.questions % sizes.batch != 0
-        return excess, sizes.fsdp, idle, sizes.tensor
+        return excess(sampling, sizes, SAMPLING_SHARE), sizes.fsdp, idle, sizes.tensor
 
-    def training_rank(sizes: Sizes) -> tuple[Any, ...]:
-        each = training.weight_bytes / (sizes.fsdp * sizes.tensor)
-        excess = max(0.0, each - TRAINING_SHARE * hardware.memory)
-        return excess, sizes.tensor, sizes.fsdp
+    def training_rank(sizes: Sizes) -> tuple[float, ...]:
+        return excess(training, sizes, TRAINING_SHARE), sizes.tensor, sizes.fsdp
 
-    chosen = []
-    for stage, request, rank in (
-        ("sampling", sampling, sampling_rank),
-        ("training", training, training_rank),
-    ):
-        sizes = min(fitting(request, hardware), key=rank)
+    chosen = (
+        min(fitting(sampling, hardware), key=sampling_rank),
+        min(fitting(training, hardware), key=training_rank),
+    )
+    for request, sizes in zip((sampling, training), chosen, strict=True):
         if hardware.devices > 1:
             logger.info(
                 "%s on %d devices: %s. Weights%s of %.1f GB take %.2f GB of each device's %.1f GB",
-                *(stage, hardware.devices, sizes),
+                *(request.section.removesuffix("_mesh"), hardware.devices, sizes),
                 " and optimizer state" if request.weight_bytes > sampling.weight_bytes else "",
-                request.weight_bytes / 1e9,
-                request.weight_bytes / (sizes.fsdp * sizes.tensor) / 1e9,
+                *(request.weight_bytes / 1e9, request.device_bytes(sizes) / 1e9),
                 hardware.memory / 1e9,
             )
-        chosen.append(sizes)
-    return chosen[0], chosen[1]
+    return chosen
 
 
 def fitting(request: MeshRequest, hardware: Hardware) -> list[Sizes]:
-    """All sizes that agree with the options and fit model, batches and devices."""
-    section, wanted = request.section, request.options
+    """All sizes that agree with the options and divide model, batches and devices.
+
+    Raises UserError, which names the number to change, when there are none.
+    """
+    section, options = request.section, dataclasses.asdict(request.options)
+    given = {name: size for name, size in options.items() if size is not None}
+    count = hardware.devices
     possible = [
-        sizes
-        for sizes in _factorizations(hardware.devices)
-        if all(
-            fixed in (None, size)
-            for fixed, size in zip((wanted.data, wanted.fsdp, wanted.tensor), sizes, strict=True)
-        )
+        Sizes(data, fsdp, count // data // fsdp)
+        for data in _divisors(count, count)
+        for fsdp in _divisors(count // data, count)
     ]
-    given = {name: size for name, size in dataclasses.asdict(wanted).items() if size is not None}
+    possible = [sizes for sizes in possible if given.items() <= sizes._asdict().items()]
     if not possible:
         product = " x ".join(f"{section}.{name}={size}" for name, size in given.items())
         raise UserError(
-            f"{product} cannot make up the {hardware.devices} devices: the product of data, fsdp"
+            f"{product} cannot make up the {count} devices: the product of data, fsdp"
             " and tensor must be their number. Change one of them, or leave one out (null) to have"
             " it chosen."
         )
@@ -182,8 +183,8 @@ def fitting(request: MeshRequest, hardware: Hardware) -> list[Sizes]:
         return good
     closest = min(possible, key=lambda sizes: len(problems[sizes]))
     raise UserError(
-        f"{section}: no mesh of {hardware.devices} devices fits"
-        + (f" with {', '.join(f'{name}={size}' for name, size in given.items())}" if given else "")
+        f"{section}: no mesh of {count} devices fits"
+        + (f" with {_listed(f'{name}={size}' for name, size in given.items())}" if given else "")
         + f"; {closest} comes closest, but:\n  "
         + "\n  ".join(problems[closest])
     )
@@ -198,7 +199,7 @@ def _problems(request: MeshRequest, sizes: Sizes, hardware: Hardware) -> Iterato
         if size % parts:
             yield (
                 f"{section}.{axis}={parts} does not divide the model's {_LABELS[name]} of {size}:"
-                f" set it to a divisor, {_divisors(size, hardware.devices)}"
+                f" set it to a divisor, {_listed(_divisors(size, hardware.devices))}"
             )
     if sizes.data % hardware.slices:
         yield (
@@ -209,22 +210,17 @@ def _problems(request: MeshRequest, sizes: Sizes, hardware: Hardware) -> Iterato
         if rows % sizes.batch:
             yield (
                 f"{section}.data x {section}.fsdp = {sizes.batch} does not divide"
-                f" {option}={rows}: make {option} a multiple of {sizes.batch}, or set"
-                f" data and fsdp so that their product is one of {_divisors(rows, rows)}"
+                f" {option}={rows}: make {option} a multiple of {sizes.batch}, or set data and"
+                f" fsdp so that their product is one of {_listed(_divisors(rows, rows))}"
             )
 
 
-def _divisors(number: int, limit: int) -> str:
-    found = [str(n) for n in range(1, min(number, limit) + 1) if number % n == 0]
-    return ", ".join(found)
+def _divisors(number: int, limit: int) -> list[int]:
+    return [n for n in range(1, min(number, limit) + 1) if number % n == 0]
 
 
-def _factorizations(devices: int) -> Iterator[Sizes]:
-    for data in range(1, devices + 1):
-        if devices % data:
-            continue
-        rest = devices // data
-        yield from (Sizes(data, n, rest // n) for n in range(1, rest + 1) if rest % n == 0)
+def _listed(items: Iterable[object]) -> str:
+    return ", ".join(map(str, items))
 
 
 def _slices(devices: Sequence[Any]) -> set[int]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
@@ -145,19 +146,13 @@ def _device_put(leaf: Any, sharding: NamedSharding) -> Array:
 
 def to_host(tree: Any) -> Any:
     """The whole arrays of a tree as NumPy arrays. All processes have to call it; all get them."""
-    return jax.device_get(jax.tree.map(_replicated, tree))
 
+    def gather(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        return multihost_utils.process_allgather(leaf, tiled=True)
 
-def _replicated(leaf: Any) -> Any:
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return leaf
-    sharding: Any = leaf.sharding
-    return _replicate(sharding.mesh)(leaf)
-
-
-@functools.lru_cache
-def _replicate(mesh: Mesh) -> Any:
-    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
+    return jax.device_get(jax.tree.map(gather, tree))
 
 
 def _sharding(mesh: AnyMesh, spec: ArraySpec | P) -> NamedSharding:

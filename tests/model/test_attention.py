@@ -1,13 +1,19 @@
-"""Attention over levels against a plain softmax over the concatenated sequence."""
+"""Attention over levels against a plain softmax; rotary frequencies against transformers'."""
 
 import itertools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
+import torch
+import transformers
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from malt_jax.model.attention import Ancestor, attend
+from malt_jax.model.attention import Ancestor, attend, inverse_frequencies
+from malt_jax.model.config import LlamaConfig
+from tests.model.test_config import LLAMA_31_8B
 
 KV_HEADS, GROUP, WIDTH, TIME = 2, 3, 8, 5
 
@@ -72,3 +78,29 @@ def test_large_logits_do_not_overflow() -> None:
     values = jnp.ones((1, KV_HEADS, 2, WIDTH), jnp.float32)
     ancestor = Ancestor(-keys, 2 * values, jnp.array([2]))
     np.testing.assert_allclose(jax.jit(attend)(ones, keys, values, [ancestor]), 1.0)
+
+
+def test_a_wrong_shape_is_an_error_in_tests() -> None:
+    queries, keys = (
+        jnp.ones((3, TIME, KV_HEADS, GROUP, WIDTH)),
+        jnp.ones((3, KV_HEADS, WIDTH, TIME)),
+    )
+    with pytest.raises(jaxtyping.TypeCheckError, match="'values'"):
+        attend(queries, keys, jnp.ones((3, KV_HEADS, TIME, WIDTH + 1)), [])
+
+
+def test_llama3_frequencies_are_transformers_own() -> None:
+    theirs, _ = ROPE_INIT_FUNCTIONS["llama3"](
+        transformers.LlamaConfig(**LLAMA_31_8B), torch.device("cpu")
+    )
+    ours = inverse_frequencies(LlamaConfig.from_huggingface(LLAMA_31_8B))
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-7)
+
+
+def test_the_scaling_slows_most_frequencies() -> None:
+    """Fluent text comes out without it, so only a number can tell that it is there."""
+    scaled = inverse_frequencies(LlamaConfig.from_huggingface(LLAMA_31_8B))
+    plain = inverse_frequencies(LlamaConfig.from_huggingface({**LLAMA_31_8B, "rope_scaling": None}))
+    assert np.sum(scaled < 0.9 * plain) > 20
+    np.testing.assert_allclose(scaled[-1], plain[-1] / 8, rtol=1e-6)
+    np.testing.assert_array_equal(scaled[:10], plain[:10])

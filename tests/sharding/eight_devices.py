@@ -93,8 +93,7 @@ def outcomes(mesh: Any) -> dict[str, np.ndarray]:
 
 
 def reloaded(mesh: Any) -> dict[str, np.ndarray]:
-    """What reading a checkpoint's tensors into their shards makes of random ones, and moving them
-    from there to another mesh."""
+    """Random weights after they are read as a checkpoint's tensors, and after a reshard."""
     import jax
 
     from malt_jax.checkpoints.weights import TensorSource, assemble, disassemble
@@ -121,10 +120,10 @@ def reloaded(mesh: Any) -> dict[str, np.ndarray]:
         lambda *copies: all(np.array_equal(copies[0], copy) for copy in copies),
         *map(to_host, (params, loaded, moved)),
     )
-    lies = jax.tree.map(lambda a, b: a.sharding == b.sharding, loaded, params)
+    resharded = jax.tree.map(lambda a, b: a.sharding == b.sharding, loaded, params)
     return {
         "same": np.array(jax.tree.leaves(same)),
-        "lies": np.array(jax.tree.leaves(lies)),
+        "sharding": np.array(jax.tree.leaves(resharded)),
         "read": np.array([len(read), len(tensors)]),
         "share": np.array([_share(x) for x in jax.tree.leaves(loaded)]),
         "moved_share": np.array([_share(x) for x in jax.tree.leaves(moved)]),
@@ -132,7 +131,7 @@ def reloaded(mesh: Any) -> dict[str, np.ndarray]:
 
 
 def variables() -> dict[str, np.ndarray]:
-    """Weights as a run gives them to its sampler, whose mesh is not the one that it learns on."""
+    """The sampler's weights of a run, on another mesh than that of training."""
     import jax
 
     from malt_jax.config import QUICKSTART, load_config
@@ -165,7 +164,7 @@ def variables() -> dict[str, np.ndarray]:
 
 
 def _share(array: Any) -> float:
-    """How much of an array each device has."""
+    """The share of an array on each device."""
     return array.addressable_data(0).nbytes / array.nbytes
 
 

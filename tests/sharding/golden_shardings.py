@@ -1,7 +1,7 @@
-"""Where every array of Llama 3.1 8B lies on two sets of devices, as text.
+"""The sharding of every array of Llama 3.1 8B on two sets of devices, as text.
 
-`python -m tests.sharding.golden_shardings` writes the files that test_sharding.py compares with, so
-that a change of the layout shows as a change of these files.
+`python -m tests.sharding.golden_shardings` writes the files that test_rules.py compares with, so
+that a change of a sharding shows as a change of these files.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
 
 def alone(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What came out without a mesh."""
+    """The results without a mesh."""
     return {
         name.removeprefix("alone/"): value
         for name, value in found.items()
@@ -46,7 +46,7 @@ def test_completions_are_the_same_token_for_token(mesh: str, found: dict[str, np
     for name in ("tokens", "finish"):
         np.testing.assert_array_equal(found[f"{mesh}/{name}"], one_device[name])
     assert len(np.unique(one_device["finish"])) == 2
-    # Six questions fill up eight places; four parts of two shrink to parts of one.
+    # Six questions are padded to eight; four parts of two shrink to parts of one.
     assert set(found[f"{mesh}/sizes"]) == ({8, 4} if mesh == "all" else {8})
     np.testing.assert_allclose(
         found[f"{mesh}/log_probabilities"], one_device["log_probabilities"], atol=1e-4
@@ -71,7 +71,7 @@ def test_training_ends_in_the_same_adapters(mesh: str, found: dict[str, np.ndarr
 def test_a_checkpoint_is_read_into_its_shards_and_moved_between_meshes(
     found: dict[str, np.ndarray],
 ) -> None:
-    assert found["reloaded/same"].all() and found["reloaded/lies"].all()
+    assert found["reloaded/same"].all() and found["reloaded/sharding"].all()
     read, tensors = found["reloaded/read"]
     assert read == tensors
     # Split over fsdp and tensor, or over tensor alone; the norms are not.

@@ -1,4 +1,4 @@
-"""Which meshes are chosen, and what is said of those that do not fit."""
+"""The choice of meshes, and the errors for options that do not fit."""
 
 import dataclasses
 import logging

@@ -1,6 +1,7 @@
-"""The layout of every array, against the files of review; placing arrays and reading them back."""
+"""The sharding of every array, against reviewed files; device_put and back to the host."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding
@@ -8,14 +9,24 @@ from jax.sharding import PartitionSpec as P
 
 from malt_jax.config import MESH_AXES
 from malt_jax.sharding.mesh import Sizes, build
-from malt_jax.sharding.rules import RULES, batch_shards, device_put, partition, to_host
+from malt_jax.sharding.rules import (
+    RULES,
+    ArraySpec,
+    abstract,
+    array_specs,
+    batch_shards,
+    device_put,
+    partition,
+    to_host,
+    zeros,
+)
 from tests.sharding.golden_shardings import CASES, FOLDER, arrays, device_bytes, text
 
 MEGABYTE = 1_000_000
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_layout_is_the_reviewed_one(case: str) -> None:
+def test_the_shardings_are_the_reviewed_ones(case: str) -> None:
     """Update the files with `python -m tests.sharding.golden_shardings` and review the change."""
     assert text(case) == (FOLDER / f"{case}.txt").read_text(encoding="utf-8")
 
@@ -59,13 +70,23 @@ def test_partitions_name_only_axes_that_split() -> None:
         partition(AbstractMesh((2, 2, 2), MESH_AXES), P("hheads"))
 
 
+def test_abstract_arrays_and_zeros_follow_from_specs() -> None:
+    mesh = AbstractMesh((2, 2, 2), MESH_AXES)
+    specs = {"x": ArraySpec((4, 6), jnp.float32, P("batch", "heads")), "none": None}
+    abstracted = abstract(mesh, specs)
+    assert abstracted["x"].sharding == NamedSharding(mesh, P(("data", "fsdp"), "tensor"))
+    assert abstract(None, specs)["x"].sharding is None
+    made = zeros(specs)
+    assert made["x"].shape == (4, 6) and array_specs(made, P("batch", "heads")) == specs
+
+
 def test_without_a_mesh_nothing_moves() -> None:
     tree = {"x": np.arange(3)}
     assert device_put(None, tree, P("batch")) is tree
     assert batch_shards(None) == 1
 
 
-def test_arrays_and_keys_are_placed_and_read_back() -> None:
+def test_device_put_and_back() -> None:
     mesh = build(Sizes(1, 1, 1), jax.devices()[:1])
     tree = {"x": np.arange(6.0, dtype=np.float32), "keys": jax.random.split(jax.random.key(0), 2)}
     placed = device_put(mesh, tree, P("batch"))
