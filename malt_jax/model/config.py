@@ -22,6 +22,7 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 _Count = Annotated[int, Field(ge=1, le=10_000)]
 _Width = Annotated[int, Field(ge=1, le=1_000_000)]
 _Length = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_OriginalLength = Annotated[_Length, Field(alias="original_max_position_embeddings")]
 _Positive = Annotated[float, Field(ge=1e-12, le=1e12)]
 _STRICT = pydantic.ConfigDict(
     strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
@@ -37,9 +38,7 @@ class Llama3RopeScaling:
     factor: _Positive = 8.0
     low_freq_factor: _Positive = 1.0
     high_freq_factor: _Positive = 4.0
-    original_max_positions: Annotated[_Length, Field(alias="original_max_position_embeddings")] = (
-        8192
-    )
+    original_max_positions: _OriginalLength = 8192
 
     def __post_init__(self) -> None:
         if self.low_freq_factor >= self.high_freq_factor:
@@ -128,16 +127,12 @@ class LlamaConfig:
 
     def to_huggingface(self) -> dict[str, Any]:
         """The fields of a config.json that transformers reads back to the same model."""
-        dumped = pydantic.TypeAdapter(LlamaConfig).dump_python(
-            self, by_alias=True, exclude={"attention_bias", "rope_scaling"}
-        )
-        fields = {"architectures": [ARCHITECTURES[self.model_type]], "hidden_act": "silu", **dumped}
+        fields: dict[str, Any] = pydantic.TypeAdapter(LlamaConfig).dump_python(self, by_alias=True)
+        del fields["attention_bias"]
+        fields |= {"architectures": [ARCHITECTURES[self.model_type]], "hidden_act": "silu"}
         if self.model_type == "llama":
             fields |= {"attention_bias": False, "mlp_bias": False}
-        if self.rope_scaling is not None:
-            scaling = pydantic.TypeAdapter(Llama3RopeScaling).dump_python(
-                self.rope_scaling, by_alias=True
-            )
+        if (scaling := fields.pop("rope_scaling")) is not None:
             fields["rope_scaling"] = {"rope_type": "llama3", **scaling}
         return fields
 

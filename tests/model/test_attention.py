@@ -81,10 +81,8 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 def test_a_wrong_shape_is_an_error_in_tests() -> None:
-    queries, keys = (
-        jnp.ones((3, TIME, KV_HEADS, GROUP, WIDTH)),
-        jnp.ones((3, KV_HEADS, WIDTH, TIME)),
-    )
+    queries = jnp.ones((3, TIME, KV_HEADS, GROUP, WIDTH))
+    keys = jnp.ones((3, KV_HEADS, WIDTH, TIME))
     with pytest.raises(jaxtyping.TypeCheckError, match="'values'"):
         attend(queries, keys, jnp.ones((3, KV_HEADS, TIME, WIDTH + 1)), [])
 
