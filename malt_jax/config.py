@@ -83,7 +83,7 @@ class ModelConfig:
 class TaskConfig:
     """The questions, and how their answers are compared."""
 
-    name: str = _option("arithmetic", "kind of question: how answers are written and compared")
+    name: str = _option("riddles", "kind of question: how answers are written and compared")
     train: str | None = _option(
         None,
         "training questions: a JSON Lines or Parquet file (or several: dir/*.jsonl), a saved data"
@@ -184,7 +184,9 @@ class SftConfig:
         None, "micro-batch of gradient accumulation, to save memory; null: the whole batch"
     )
     epochs: Count | None = _option(None, "passes over rows; null: clamp(round(10000/rows), 1, 10)")
-    warmup_steps: Index = _option(10, "updates until the learning rate is at its highest")
+    warmup_share: float = _option(
+        0.1, "share of the updates in which the learning rate rises to its highest", ge=0, le=1
+    )
     weight_decay: float = _option(0.0, "of AdamW; norms and biases are never decayed", ge=0)
     max_grad_norm: float = _option(1.0, "gradients are clipped to this global norm", gt=0)
 

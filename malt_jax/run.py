@@ -10,7 +10,7 @@ from malt_jax.distributed.processes import is_coordinator
 from malt_jax.evaluation.results import RESULTS_FILE, evaluate
 from malt_jax.evaluation.sampling import Team
 from malt_jax.evaluation.store import FOLDER, Store
-from malt_jax.evaluation.systems import MALT, STANDARD, STAR
+from malt_jax.evaluation.systems import MALT, STAR, run_names
 from malt_jax.malt.experiment import prepare, select_questions
 from malt_jax.malt.round import Trained, row_counts, run_round
 from malt_jax.malt.stage import Records
@@ -47,7 +47,8 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     store, seeds = Store(directory), config.evaluation.seeds
     with experiment.sampling_weights() as weights:
         team = Team.of(experiment, config, weights, {STAR: trained.sft, MALT: trained.final})
-        judged = evaluate(team, task, STANDARD, test, seeds, store)
+        names = run_names(pipeline.names, config.evaluation.votes)
+        judged = evaluate(team, task, names, test, seeds, store)
     seconds = {name: round(directory.seconds(name), 3) for name in _stages(config, directory)}
     for seed in range(seeds):
         seconds[f"{FOLDER}/seed-{seed}"] = round(store.seconds(seed), 3)

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--config",
         type=Path,
         default=QUICKSTART,
-        help="YAML file with options (default: the embedded model on generated arithmetic)",
+        help="YAML file with options (default: the embedded model on generated riddles)",
     )
     parser.add_argument(
         "--run-dir",

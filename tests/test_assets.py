@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from malt_jax.model.llama import Decoder, Llama
-from malt_jax.tasks.arithmetic import ArithmeticTask, Problem, Step
+from malt_jax.tasks.arithmetic import Problem, Step
+from malt_jax.tasks.riddles import RiddlesTask, factor_of
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "malt_jax" / "assets" / "tiny"
@@ -52,7 +55,7 @@ def test_same_logits_as_in_transformers(tiny: Checkpoint) -> None:
 
 def test_tokenizer_is_that_of_transformers(tiny: Checkpoint) -> None:
     reference = AutoTokenizer.from_pretrained(TINY)
-    for question in ArithmeticTask().questions("test")[:50]:
+    for question in RiddlesTask().questions("test")[:50]:
         messages = [{"role": "system", "content": "s"}, {"role": "user", "content": question.text}]
         text = tiny.tokenizer.render(messages)
         expected = reference.apply_chat_template(
@@ -71,9 +74,11 @@ def test_any_text_can_be_written(tiny: Checkpoint) -> None:
         assert tiny.tokenizer.decode(ids) == text
 
 
-def test_digits_stand_alone(tiny: Checkpoint) -> None:
-    ids = tiny.tokenizer.encode("1234+5=1239")
-    assert [tiny.tokenizer.decode([index]) for index in ids] == list("1234+5=1239")
+def test_numbers_below_100_are_one_token(tiny: Checkpoint) -> None:
+    text = "(95-7)*10=4 12345"
+    tokens = [tiny.tokenizer.decode([index]) for index in tiny.tokenizer.encode(text)]
+    numbers = [token for token in tokens if token.isdecimal()]
+    assert numbers == ["95", "7", "10", "4", "12", "34", "5"]
 
 
 def test_turns_end_with_the_stop_token(tiny: Checkpoint) -> None:
@@ -81,89 +86,126 @@ def test_turns_end_with_the_stop_token(tiny: Checkpoint) -> None:
     assert tiny.tokenizer.encode("<|end|>", special=True) == [stop]
 
 
-def test_greedy_answers_are_well_formed_and_often_right(tiny: Checkpoint) -> None:
-    """Far above chance (1 in 99) and below perfection, which is what training needs."""
-    task = ArithmeticTask()
+def test_answers_are_well_formed_and_sometimes_correct(tiny: Checkpoint) -> None:
+    """Far above chance (1 in 48) and far below perfection, which is what training needs."""
+    task = RiddlesTask()
     reference = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
-    right = formed = 0
+    correct = formed = 0
     questions = task.questions("test")[:60]
     for question in questions:
         messages = [
-            {"role": "system", "content": "Solve the problem."},
+            {"role": "system", "content": "Solve the riddle."},
             {"role": "user", "content": question.text},
         ]
         ids = tiny.tokenizer.encode(tiny.tokenizer.render(messages), special=True)
-        output = reference.generate(torch.tensor([ids]), max_new_tokens=72, do_sample=False)
+        output = reference.generate(torch.tensor([ids]), max_new_tokens=48, do_sample=False)
         text = tiny.tokenizer.decode(output[0, len(ids) :].tolist())
         formed += "Final Answer: " in text
-        right += task.extract(text) == question.answer
+        correct += task.extract(text) == question.answer
     assert formed >= 0.95 * len(questions)
-    assert 0.4 * len(questions) <= right < len(questions)
+    assert 0.1 * len(questions) <= correct <= 0.7 * len(questions)
 
 
-def test_no_held_out_calculation_was_learned_from(texts: ModuleType) -> None:
-    task = ArithmeticTask()
-    first = texts.TRAIN_QUESTIONS
-    learned = {task.problem("train", first + index) for index in range(3000)}
-    assert not learned & {task.problem("test", index) for index in range(3000)}
+def test_no_held_out_riddle_was_learned_from(texts: ModuleType) -> None:
+    dialogues = texts.Dialogues(seed=0)
+    learned = {dialogues.dialogue(index).problem for index in range(3000)}
+    assert not learned & {RiddlesTask().problem("test", index) for index in range(3000)}
 
 
-def lines_are_right(text: str) -> bool:
-    lines = re.findall(r"^(\d+)([-+*])(\d+)=(\d+)$", text, re.MULTILINE)
-    return all(
-        {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(result)
-        for a, sign, b, result in lines
-    )
+def lines_are_correct(text: str) -> bool:
+    """Whether every line of work holds, and every line that leaves the range does so."""
+    operators = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": int.__floordiv__}
+    for a, sign, b, result in re.findall(r"^(\d+)([-+*/])(\d+)=(\d+)", text, re.MULTILINE):
+        if operators[sign](int(a), int(b)) != int(result):
+            return False
+    for a, sign, b, end in re.findall(r"^(\d+)([-+*])(\d+) is (over|under)", text, re.MULTILINE):
+        value = operators[sign](int(a), int(b))
+        if not (value > 99 if end == "over" else value < 0):
+            return False
+    return True
 
 
 def test_what_the_model_learned_to_write_is_correct(texts: ModuleType) -> None:
-    task = ArithmeticTask()
-    dialogues = texts.Dialogues(task, seed=0)
-    first = texts.GENERATOR_FIRST
-    read_mistakes, lengths = 0, {"generator": set(), "verifier": set(), "refiner": set()}
-    for index in range(first, first + 500):
-        role, question, context, written = dialogues.texts(index)
-        expected = task.question("train", texts.TRAIN_QUESTIONS + index)
-        assert question == expected.text
-        assert lines_are_right(written)
-        lengths[role].add(written.count("="))
-        answers = [task.extract(text) for text in context[:1]]
-        read_mistakes += any(answer != expected.answer for answer in answers)
-        if role == "verifier":
-            right = answers == [expected.answer]
-            assert written.endswith(f"{answers[0]} is {'right' if right else 'wrong'}")
-            assert written.count(" is ") == 1
+    task = RiddlesTask()
+    dialogues = texts.Dialogues(seed=0)
+    wrong_answers = wrong_checks = 0
+    ways = {role: set() for role in texts.WAYS}
+    for index in range(1500):
+        dialogue = dialogues.dialogue(index)
+        answer = str(dialogue.problem.start)
+        ways[dialogue.role].add(texts.way_of(dialogue.role, dialogue.text))
+        assert dialogue.is_correct(dialogue.text)
+        assert lines_are_correct(dialogue.text)
+        assert len(dialogue.context) == [*texts.WAYS].index(dialogue.role)
+        if dialogue.role == "verifier":
+            assert dialogue.text.splitlines()[-1].startswith(f"{dialogue.guess} is ")
+            assert dialogue.text.endswith("right") == (str(dialogue.guess) == answer)
         else:
-            assert task.extract(written) == expected.answer
-        assert len(context) == ["generator", "verifier", "refiner"].index(role)
-    assert read_mistakes > 100
-    assert all({0, 2, 3, 5} <= found for found in lengths.values())
+            assert task.extract(dialogue.text) == answer
+        if dialogue.context:
+            assert task.extract(dialogue.context[0]) == str(dialogue.guess)
+            wrong_answers += str(dialogue.guess) != answer
+        if dialogue.role == "refiner":
+            read = dialogue.context[1]
+            way = texts.way_of("verifier", read)
+            mistaken = read != texts.check(dialogue.problem, dialogue.guess, way)
+            wrong_checks += mistaken
+            assert not (mistaken and texts.way_of("refiner", dialogue.text) == "follow")
+    assert wrong_answers > 500
+    assert wrong_checks > 20
+    assert ways == {role: set(shares) for role, shares in texts.WAYS.items()}
+
+
+RIDDLE = Problem(16, (Step("+", 7), Step("*", 4), Step("-", 5)))
 
 
 @pytest.mark.parametrize(
-    ("style", "solution"),
+    ("way", "guess", "expected"),
     [
-        ("brief", "Final Answer: 69"),
-        ("steps", "42-19=23\n23*3=69\nFinal Answer: 69"),
-        ("places", "42-10=32\n32-9=23\n20*3=60\n3*3=9\n60+9=69\nFinal Answer: 69"),
+        ("verdict", 15, "15 is wrong"),
+        ("verdict", 16, "16 is right"),
+        ("value", 15, "15 gives 83\n87-83=4\n15 is too small"),
+        ("full", 17, "17+7=24\n24*4=96\n96-5=91\n91-87=4\n17 is too big"),
+        ("full", 16, "16+7=23\n23*4=92\n92-5=87\n87-87=0\n16 is right"),
+        ("full", 20, "20+7=27\n27*4 is over 99\n20 is too big"),
+        ("value", 20, "20 gives over 99\n20 is too big"),
     ],
 )
-def test_the_same_work_in_three_styles(texts: ModuleType, style: str, solution: str) -> None:
-    problem = Problem(42, (Step("-", 19), Step("*", 3)))
-    assert texts.solution(problem, style) == solution
+def test_checks_of_a_known_riddle(texts: ModuleType, way: str, guess: int, expected: str) -> None:
+    assert texts.check(RIDDLE, guess, way) == expected
+    assert texts.way_of("verifier", expected) == way
 
 
-@pytest.mark.parametrize("style", ["brief", "steps", "places"])
-def test_a_mistaken_attempt_has_one_mistake(texts: ModuleType, style: str) -> None:
-    problem = Problem(42, (Step("-", 19), Step("*", 3)))
+@pytest.mark.parametrize(
+    ("way", "guess", "expected"),
+    [
+        ("answer", 14, "Final Answer: 16"),
+        ("undo", 14, "87+5=92\nFinal Answer: 16"),
+        ("follow", 14, "8/4=2\n14+2=16\nFinal Answer: 16"),
+        ("follow", 17, "4/4=1\n17-1=16\nFinal Answer: 16"),
+        ("follow", 16, "Final Answer: 16"),
+    ],
+)
+def test_refinements_of_a_known_riddle(
+    texts: ModuleType, way: str, guess: int, expected: str
+) -> None:
+    assert factor_of(RIDDLE) == 4
+    assert texts.refine(RIDDLE, guess, way) == expected
+
+
+def test_drill_is_correct(texts: ModuleType) -> None:
     rng = np.random.default_rng(0)
-    slips = 0
-    for _ in range(50):
-        lines, result = texts.attempt(problem, style, rng, wrong=1.0)
-        assert result != 69
-        if not lines_are_right(lines):
-            slips += 1
-            wrong = [line for line in lines.splitlines() if not lines_are_right(line)]
-            assert len(wrong) == 1
-    assert (slips == 0) == (style == "brief")
-    assert texts.attempt(problem, style, rng, wrong=0.0)[1] == 69
+    for _ in range(200):
+        asked, lines = texts.drill(rng)
+        assert lines_are_correct(lines)
+        assert asked.count("\n") == lines.count("\n") == texts.DRILL_LINES - 1
+
+
+@pytest.mark.slow
+def test_a_few_updates_make_a_checkpoint_and_resume(tmp_path: Path) -> None:
+    """The script as a whole, with two updates a phase."""
+    script = [sys.executable, str(ROOT / "scripts" / "make_tiny.py")]
+    subprocess.run([*script, str(tmp_path / "made"), "--steps", "2"], check=True, cwd=ROOT)
+    made = StoredCheckpoint(str(tmp_path / "made")).load(dtype=jnp.float32, key=jax.random.key(0))
+    assert made.config == StoredCheckpoint("tiny").config
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

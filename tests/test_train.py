@@ -14,10 +14,12 @@ import pytest
 import malt_jax
 from malt_jax import evaluate, solve, train
 from malt_jax.errors import Stopped, UserError
-from malt_jax.evaluation.systems import STANDARD
+from malt_jax.evaluation.systems import run_names
+from malt_jax.evaluation.systems import system as named_system
 from malt_jax.malt import round as malt_round
 from malt_jax.malt.tree import expand
 
+ROLES = ("generator", "verifier", "refiner")
 SMALL = [
     "task.train_questions=6",
     "task.test_questions=5",
@@ -62,12 +64,10 @@ def test_results_follow_the_schema(run: Path) -> None:
     content = json.loads((run / "results.json").read_text())
     schema = json.loads((Path(malt_jax.__file__).parent / "results_schema.json").read_text())
     jsonschema.validate(content, schema)
-    assert set(content["systems"]) == set(STANDARD)
-    for name, system in content["systems"].items():
-        assert system["questions"] == 5
-        assert system["calls"] == (3 if "ma" in name.split("-")[-1] else 1) * (
-            3 if name.endswith("+mv") else 1
-        )
+    assert set(content["systems"]) == set(run_names(ROLES, 3))
+    for name, measured in content["systems"].items():
+        assert measured["questions"] == 5
+        assert measured["calls"] == named_system(name, ROLES, 3).calls
     single, voted = content["systems"]["ma"], content["systems"]["ma+mv"]
     assert voted["tokens"] == pytest.approx(3 * single["tokens"])
     assert content["rounds"][0]["verifier"]["rows"] > 0
@@ -171,7 +171,7 @@ def test_trees_without_a_pair_keep_the_sft_weights(
 def test_full_fine_tuning_runs_through_the_same_loop(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     start(directory, "training.method=full", "sft.learning_rate=1e-4", "dpo.learning_rate=1e-4")
-    assert set(results(directory)["systems"]) == set(STANDARD)
+    assert set(results(directory)["systems"]) == set(run_names(ROLES, 3))
 
 
 def test_two_rounds_build_on_each_other(tmp_path: Path) -> None:

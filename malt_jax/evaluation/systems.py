@@ -95,7 +95,17 @@ STANDARD = (
     *("star-sa", "star-sa+mv", "star-ma", "star-ma+mv"),
     *("malt", "malt+mv"),
 )
-"""The systems that a training run compares at its end."""
+"""The systems that every comparison holds."""
+
+
+def run_names(roles: Sequence[str], votes: int) -> list[str]:
+    """The systems that a training run compares at its end.
+
+    With STANDARD, the single model at the calls of "malt+mv", and MALT with one of the later roles
+    untrained, which tells what each of them has learned.
+    """
+    untrained = [f"malt-untrained-{role}+mv" for role in roles[1:]]
+    return [*_with_equal_calls(STANDARD, roles, votes), *untrained]
 
 
 def all_names(roles: Sequence[str], votes: int, *, trained: bool) -> list[str]:
@@ -103,10 +113,15 @@ def all_names(roles: Sequence[str], votes: int, *, trained: bool) -> list[str]:
 
     One of them is the single model with as many calls as MALT with a vote makes.
     """
-    equal_calls = f"sa+mv@{votes * len(roles)}"
     chains = {single: set(chain) for single, chain in _chains(roles).items()}
     names = [name for name in STANDARD if trained or chains[name.partition("+")[0]] == {BASE}]
-    names.insert(names.index("sa+mv") + 1, equal_calls)
+    names = _with_equal_calls(names, roles, votes)
     if trained:
         names += [f"{single}+mv" for single in chains if single.startswith("malt-")]
-    return [*dict.fromkeys(names), DEBATE]
+    return [*names, DEBATE]
+
+
+def _with_equal_calls(names: Sequence[str], roles: Sequence[str], votes: int) -> list[str]:
+    """The names with, after "sa+mv", the single model that makes as many calls as "malt+mv"."""
+    index = names.index("sa+mv") + 1
+    return list(dict.fromkeys([*names[:index], f"sa+mv@{votes * len(roles)}", *names[index:]]))

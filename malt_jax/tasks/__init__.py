@@ -15,6 +15,7 @@ from malt_jax.tasks import data_sets
 from malt_jax.tasks.arithmetic import AdditionTask, ArithmeticTask
 from malt_jax.tasks.base import Question, Split, Task
 from malt_jax.tasks.reasoning_gym import ReasoningGymTask
+from malt_jax.tasks.riddles import RiddlesTask
 from malt_jax.tasks.rows import RowsTask
 
 __all__ = ["TASKS", "Question", "Split", "Task", "create"]
@@ -28,6 +29,7 @@ TASKS: dict[str, type[Task]] = {
     "jsonl": data_sets.JsonlTask,
     "math": data_sets.MathTask,
     "reasoning_gym": ReasoningGymTask,
+    "riddles": RiddlesTask,
     "svamp": data_sets.SvampTask,
 }
 

@@ -78,10 +78,7 @@ class Problem:
 
     @property
     def solution(self) -> str:
-        """A worked solution with one line an operation.
-
-        It is one of the styles of replies in scripts/tiny_dialogues.py.
-        """
+        """A worked solution with one line an operation."""
         values = (self.start, *self.values)
         lines = [
             f"{before}{step.operator}{step.operand}={after}"

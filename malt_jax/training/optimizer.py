@@ -49,11 +49,14 @@ def _decayed(trainable: Any) -> Any:
 def learning_rate(
     step: Int[Array, ""], total_steps: Int[Array, ""], config: SftConfig
 ) -> Float[Array, ""]:
-    """Learning rate of update number `step` (from 0): linear from 0 over `warmup_steps`, then half
-    a cosine down to 0 at `total_steps`, as transformers' `get_cosine_schedule_with_warmup`."""
+    """Learning rate of update number `step` (from 0), above 0 for each of `total_steps`.
+
+    It rises linearly in the first `warmup_share` of the updates, rounded down, and falls by half a
+    cosine in the others, which would be 0 at `total_steps`.
+    """
     step, total = step.astype(jnp.float32), total_steps.astype(jnp.float32)
-    warmup = float(config.warmup_steps)
-    rise = step / max(1.0, warmup)
+    warmup = jnp.floor(config.warmup_share * total)
+    rise = (step + 1.0) / jnp.maximum(1.0, warmup)
     progress = jnp.clip((step - warmup) / jnp.maximum(1.0, total - warmup), 0.0, 1.0)
     fall = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
     return config.learning_rate * jnp.where(step < warmup, rise, fall)

@@ -39,7 +39,7 @@ SMALL = [
     "sampling.chunk=16",
     *(f"{stage}.batch_size=4" for stage in ("sft", "dpo")),
     *(f"{stage}.epochs=1" for stage in ("sft", "dpo")),
-    *(f"{stage}.warmup_steps=0" for stage in ("sft", "dpo")),
+    *(f"{stage}.warmup_share=0.0" for stage in ("sft", "dpo")),
     *(f"{stage}.learning_rate={LEARNING_RATE}" for stage in ("sft", "dpo")),
 ]
 

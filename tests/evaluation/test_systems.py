@@ -3,7 +3,7 @@
 import pytest
 
 from malt_jax.errors import UserError
-from malt_jax.evaluation.systems import STANDARD, all_names, system
+from malt_jax.evaluation.systems import STANDARD, all_names, run_names, system
 
 ROLES = ("generator", "verifier", "refiner")
 
@@ -37,6 +37,14 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
 def test_the_debate_has_its_own_vote() -> None:
     with pytest.raises(UserError, match="3 agents"):
         system("debate+mv", ROLES, votes=3)
+
+
+def test_a_training_run_compares_equal_calls_and_untrained_roles() -> None:
+    names = run_names(ROLES, 3)
+    assert names[:3] == ["sa", "sa+mv", "sa+mv@9"]
+    assert names[-2:] == ["malt-untrained-verifier+mv", "malt-untrained-refiner+mv"]
+    assert set(names) - set(STANDARD) == {names[2], *names[-2:]}
+    assert run_names(("solver",), 3).count("sa+mv") == 1
 
 
 def test_all_names_of_a_run_and_of_a_bare_model() -> None:

@@ -19,7 +19,7 @@ from malt_jax.training.batches import Batches
 from malt_jax.training.policy import Policy
 from tests.training.small import LLAMA, random_examples, same_bits
 
-SFT = Sft(SftConfig(learning_rate=3e-2, batch_size=4, epochs=3, warmup_steps=2))
+SFT = Sft(SftConfig(learning_rate=3e-2, batch_size=4, epochs=3, warmup_share=0.1))
 EXAMPLES = random_examples(8, completions=1)
 
 

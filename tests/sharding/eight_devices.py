@@ -56,9 +56,9 @@ def outcomes(mesh: Any) -> dict[str, np.ndarray]:
         return [Example(tokens(), tuple(tokens() for _ in range(completions))) for _ in range(ROWS)]
 
     start = policy.init(base, jax.random.key(2))
-    sft = SftConfig(learning_rate=LEARNING_RATE, batch_size=8, epochs=2, warmup_steps=0)
+    sft = SftConfig(learning_rate=LEARNING_RATE, batch_size=8, epochs=2, warmup_share=0.0)
     first, sft_history = train_all(policy, Sft(sft), base, start, examples(1))
-    dpo = DpoConfig(learning_rate=LEARNING_RATE, batch_size=8, epochs=1, warmup_steps=0)
+    dpo = DpoConfig(learning_rate=LEARNING_RATE, batch_size=8, epochs=1, warmup_share=0.0)
     pairs = examples(2)
     reference = reference_logps(policy, base, first, pairs, dpo.batch_size)
     second, dpo_history = train_all(policy, Dpo(dpo), base, first, pairs, reference=reference)

@@ -12,7 +12,7 @@ from malt_jax.training.loop import reference_logps
 from malt_jax.training.policy import Policy
 from tests.training.small import LLAMA, random_examples, same_bits, train_all, trained
 
-CONFIG = DpoConfig(learning_rate=1e-2, batch_size=4, epochs=30, warmup_steps=2)
+CONFIG = DpoConfig(learning_rate=1e-2, batch_size=4, epochs=30, warmup_share=0.1)
 
 
 @pytest.fixture(scope="module")

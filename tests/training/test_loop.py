@@ -16,7 +16,7 @@ from malt_jax.training.policy import Policy
 from malt_jax.training.step import train_step
 from tests.training.small import random_examples, same_bits, train_all, trained
 
-CONFIG = SftConfig(learning_rate=3e-2, batch_size=4, epochs=60, warmup_steps=2)
+CONFIG = SftConfig(learning_rate=3e-2, batch_size=4, epochs=60, warmup_share=0.1)
 
 
 def copied(tree: Params) -> Params:

@@ -19,16 +19,30 @@ def test_epochs_of_the_paper(rows: int, epochs: int) -> None:
     assert epochs_for(rows) == epochs
 
 
-@pytest.mark.parametrize(("warmup", "total"), [(10, 50), (0, 7), (5, 3)])
-def test_schedule_is_that_of_transformers(warmup: int, total: int) -> None:
-    config = SftConfig(learning_rate=0.5, warmup_steps=warmup)
+@pytest.mark.parametrize(
+    ("share", "total", "warmup"), [(0.2, 50, 10), (0.0, 7, 0), (0.1, 9, 0), (0.5, 3, 1)]
+)
+def test_schedule_is_that_of_transformers(share: float, total: int, warmup: int) -> None:
+    """Except in the warm-up, which is one update ahead of it, so that it does not begin with 0."""
+    config = SftConfig(learning_rate=0.5, warmup_share=share)
     torch_optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     schedule = get_cosine_schedule_with_warmup(torch_optimizer, warmup, total)
-    for step in range(total):
-        ours = learning_rate(jnp.asarray(step), jnp.asarray(total), config)
-        np.testing.assert_allclose(ours, schedule.get_last_lr()[0], rtol=1e-5, atol=1e-7)
+    expected = []
+    for _ in range(total + 1):
+        expected.append(schedule.get_last_lr()[0])
         torch_optimizer.step()
         schedule.step()
+    for step in range(total):
+        ours = learning_rate(jnp.asarray(step), jnp.asarray(total), config)
+        ahead = step < warmup
+        np.testing.assert_allclose(ours, expected[step + ahead], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("total", [1, 2, 9, 10, 1000])
+def test_every_update_has_a_learning_rate_above_0(total: int) -> None:
+    rates = [learning_rate(jnp.asarray(s), jnp.asarray(total), SftConfig()) for s in range(total)]
+    assert min(rates) > 0
+    assert max(rates) == pytest.approx(SftConfig().learning_rate)
 
 
 def test_updates_are_those_of_torch_adamw_after_clipping() -> None:
