@@ -59,7 +59,7 @@ WARMUP = 50
 LEARNING_RATE = 3e-3
 DECAY_SHARE = 0.3
 """Share of the updates, at the end, in which the learning rate falls to 0."""
-PHASES = {"drill": 1000, "careful": 1500, "mix": 2500}
+PHASES = {"drill": 1000, "careful": 3000, "mix": 5000}
 """Updates of every phase, in turn."""
 TOKENS_PER_ROW = {"drill": 40.0, "careful": 24.0, "mix": 16.0}
 """The loss of a batch is a sum over BATCH times so many tokens. A mean over each batch's own tokens
@@ -171,7 +171,7 @@ class Texts:
         kind = index % 8
         if kind == 0:
             return self._drill(index)
-        role = "verifier" if kind <= 5 else "refiner"
+        role = "verifier" if kind <= 4 else "refiner"
         return self._example(self.dialogues.dialogue(index, role, list(WAYS[role])[-1]))
 
     def _mix(self, index: int) -> Example:

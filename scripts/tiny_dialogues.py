@@ -76,7 +76,9 @@ class Dialogues:
         way = way or draw(WAYS[role], rng)
         if role == "generator":
             return Dialogue(role, problem, question, problem.start, (), solve(problem, way))
-        guess = misguess(problem, rng) if rng.random() < WRONG_ANSWERS else problem.start
+        guess = problem.start
+        if rng.random() < WRONG_ANSWERS:
+            guess = misguess(problem, rng, OUT_OF_RANGE if way != "follow" else 0.0)
         answer = solve(problem, draw(WAYS["generator"], rng), guess)
         if role == "verifier":
             text = check(problem, guess, way)
@@ -152,14 +154,15 @@ def refine(problem: Problem, guess: int, way: str) -> str:
     return "\n".join([*lines, f"Final Answer: {problem.start}"])
 
 
-def misguess(problem: Problem, rng: np.random.Generator) -> int:
-    """A wrong answer near the correct one."""
+def misguess(problem: Problem, rng: np.random.Generator, out_of_range: float) -> int:
+    """A wrong answer near the correct one; `out_of_range` is the share that is kept of those whose
+    check finds no difference."""
     while True:
         guess = problem.start + int(rng.choice([-1, 1]) * rng.integers(1, LARGEST_MISS + 1))
         if not 1 <= guess <= LARGEST:
             continue
         inside = isinstance(substitute(problem, guess)[1], int)
-        if inside or rng.random() < OUT_OF_RANGE:
+        if inside or rng.random() < out_of_range:
             return guess
 
 
