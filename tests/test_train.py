@@ -188,12 +188,12 @@ def test_two_rounds_build_on_each_other(tmp_path: Path) -> None:
 def test_solve_prints_every_role_and_the_answer(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    question = "Tom has 12 eggs. He finds 7 more. How many eggs does Tom have now?"
+    question = "(x+7)*4=76"
     solve.main([str(run), question, "sampling.temperature=0"])
     trained = capsys.readouterr().out
     positions = [trained.index(f"--- {role} ---") for role in ("generator", "verifier", "refiner")]
     assert positions == sorted(positions)
-    assert "12+7=" in trained and "\nanswer: " in trained
+    assert trained.count("Final Answer: ") >= 2 and "\nanswer: " in trained
     solve.main(["tiny", question, "sampling.temperature=0"])
     assert "answer: " in capsys.readouterr().out
 
