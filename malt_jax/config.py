@@ -115,6 +115,11 @@ class PipelineConfig:
         "the roles, in the order in which they act; the last one gives the answer",
     )
 
+    @property
+    def names(self) -> list[str]:
+        """The roles' names."""
+        return [role.name for role in self.roles]
+
 
 @dataclass(frozen=True, config=_STRICT)
 class SamplingConfig:
@@ -273,7 +278,7 @@ class Config:
 
     @pydantic.model_validator(mode="after")
     def _trains_roles(self) -> Config:
-        names, trained = [role.name for role in self.pipeline.roles], self.training.dpo_roles
+        names, trained = self.pipeline.names, self.training.dpo_roles
         if not set(trained) <= set(names):
             raise ValueError(f"training.dpo_roles: must be some of {names}, got {[*trained]}")
         return self

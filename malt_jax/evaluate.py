@@ -113,7 +113,7 @@ def _evaluate(
     if run is not None:
         earlier = RunDirectory.read(run)
         like = experiment.policy.like()
-        trained = restore_trained(earlier, earlier.config.rounds, roles, like)
+        trained = restore_trained(earlier, earlier.config, like)
         policies = {STAR: trained.sft, MALT: trained.final}
         training = _training(run, earlier.config, config)
     if names is None:

@@ -12,7 +12,7 @@ from malt_jax.evaluation.sampling import Team
 from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STAR, run_names
 from malt_jax.malt.experiment import prepare, select_questions
-from malt_jax.malt.round import Trained, row_counts, run_round
+from malt_jax.malt.round import Trained, row_counts, run_round, stage_names
 from malt_jax.malt.stage import Records
 from malt_jax.malt.uncertainty import value_uncertainty
 from malt_jax.runs.agreement import require_fit
@@ -49,7 +49,8 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
         team = Team.of(experiment, config, weights, {STAR: trained.sft, MALT: trained.final})
         names = run_names(pipeline.names, config.evaluation.votes)
         judged = evaluate(team, task, names, test, seeds, store)
-    seconds = {name: round(directory.seconds(name), 3) for name in _stages(config, directory)}
+    finished = filter(directory.is_done, stage_names(config))
+    seconds = {name: round(directory.seconds(name), 3) for name in finished}
     for seed in range(seeds):
         seconds[f"{FOLDER}/seed-{seed}"] = round(store.seconds(seed), 3)
     results = {
@@ -66,13 +67,3 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     }
     directory.write(RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     return results
-
-
-def _stages(config: Config, directory: RunDirectory) -> list[str]:
-    """Names of all finished stages in the order in which they run."""
-    names = []
-    for number in range(config.rounds):
-        names += [f"round-{number}/trees", f"round-{number}/rows"]
-        for role in config.pipeline.roles:
-            names += [f"round-{number}/{role.name}/sft", f"round-{number}/{role.name}/dpo"]
-    return [name for name in names if directory.is_done(name)]

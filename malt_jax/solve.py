@@ -78,9 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     experiment = prepare(config)
     trained: dict[str, Params] = {}
     if is_run and not options.untrained:
-        directory, names = RunDirectory.read(run), experiment.pipeline.names
         like = experiment.policy.like()
-        trained = restore_trained(directory, config.rounds, names, like).final
+        trained = restore_trained(RunDirectory.read(run), config, like).final
     key = jax.random.fold_in(evaluation_key(config.seed), options.seed)
     solve(experiment, trained, options.question, key)
 

@@ -34,7 +34,7 @@ from malt_jax.errors import Stopped
 from malt_jax.malt import credit
 from malt_jax.malt.credit import Node, RoleRows
 from malt_jax.malt.experiment import Experiment
-from malt_jax.malt.objectives import Objective, TrainingRow, objectives
+from malt_jax.malt.objectives import Objective, Sft, TrainingRow, objectives
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.stage import Records, train_stage
 from malt_jax.malt.tree import Tree, expand, from_parquet, grade, to_parquet
@@ -65,6 +65,12 @@ class Trained(NamedTuple):
     final: dict[str, Params]
     """After the last training stage: MALT's policies."""
 
+    def keep(self, role: str, objective: Objective, weights: Params) -> None:
+        """Takes in the weights that a training stage left."""
+        self.final[role] = weights
+        if objective.name == Sft.name:
+            self.sft[role] = weights
+
 
 def run_round(
     experiment: Experiment,
@@ -83,16 +89,16 @@ def run_round(
     trees = _trees(experiment, config, records.directory, number, questions, before, key)
     rows = [(tree, _credit(tree, config, number)) for tree in trees]
     _write_rows(records.directory, f"round-{number}/rows", pipeline.names, rows)
-    sft, final = dict(before.sft), dict(before.final)
+    after = Trained(dict(before.sft), dict(before.final))
     for depth, role in enumerate(pipeline.names):
         for order, objective in enumerate(objectives(config, role)):
-            name = f"round-{number}/{role}/{objective.name}"
+            name = training_stage(number, role, objective)
             nodes = [(tree, row) for tree, roles in rows for row in objective.select(roles[depth])]
             if not nodes:
                 message = objective.missing.format(role=role)
                 logger.warning("%s: %s; it keeps its weights", name, message)
                 continue
-            start = final.get(role)
+            start = after.final.get(role)
             if start is None:
                 start = policy.init(base, jax.random.fold_in(key, depth))
             if records.directory.is_done(name):
@@ -102,30 +108,41 @@ def run_round(
                 seed = _seed(config, number, depth, order)
                 batches = _batches(name, objective, policy, examples, seed)
                 weights = train_stage(name, objective, policy, base, start, batches, records)
-            final[role] = weights
-            if objective.name == "sft":
-                sft[role] = weights
-    return Trained(sft, final), np.concatenate([tree.rewards for tree in trees])
+            after.keep(role, objective, weights)
+    return after, np.concatenate([tree.rewards for tree in trees])
 
 
-def restore_trained(
-    directory: RunDirectory, rounds: int, roles: Sequence[str], like: Params
-) -> Trained:
+def stage_names(config: Config) -> list[str]:
+    """Names of the stages of all rounds, in the order in which they run."""
+    names = []
+    for number in range(config.rounds):
+        names += [f"round-{number}/trees", f"round-{number}/rows"]
+        for role in config.pipeline.names:
+            names += [training_stage(number, role, stage) for stage in objectives(config, role)]
+    return names
+
+
+def training_stage(number: int, role: str, objective: Objective) -> str:
+    """Name of the stage that trains a role in a round."""
+    return f"round-{number}/{role}/{objective.name}"
+
+
+def restore_trained(directory: RunDirectory, config: Config, like: Params) -> Trained:
     """The weights that the finished training stages of a run left.
 
-    like: the shapes, dtypes and shardings of a role's weights.
+    config: says which rounds, roles and objectives the run has.
+    like:   the shapes, dtypes and shardings of a role's weights.
 
     Raises UserError when a checkpoint is damaged or does not fit the configuration.
     """
     found = Trained({}, {})
-    for number in range(rounds):
-        for role in roles:
-            for stage, kept in (("sft", (found.sft, found.final)), ("dpo", (found.final,))):
-                name = f"round-{number}/{role}/{stage}"
+    for number in range(config.rounds):
+        for role in config.pipeline.names:
+            for objective in objectives(config, role):
+                name = training_stage(number, role, objective)
                 if directory.is_done(name):
                     weights = restore_tree(directory.finished(name) / "weights", like)
-                    for weights_of in kept:
-                        weights_of[role] = weights
+                    found.keep(role, objective, weights)
     return found
 
 

@@ -132,7 +132,8 @@ def test_adapters_are_the_same_but_for_the_order_of_sums(one: Path, several: Pat
 
 def trained(experiment: Experiment, run: Path | UPath) -> Trained:
     like = experiment.policy.like()
-    return restore_trained(RunDirectory.read(run), 1, experiment.pipeline.names, like)
+    directory = RunDirectory.read(run)
+    return restore_trained(directory, directory.config, like)
 
 
 def flat(tree: Params) -> np.ndarray:
