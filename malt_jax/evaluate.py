@@ -24,8 +24,10 @@ from malt_jax.malt.experiment import prepare, select_questions
 from malt_jax.malt.round import restore_trained
 from malt_jax.report.plots import write_plots
 from malt_jax.report.tables import latex, markdown, print_table
+from malt_jax.report.training import write_curves
 from malt_jax.runs.agreement import start_facts
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
+from malt_jax.runs.metrics import last_values, read_metrics
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             directory.write(f"{folder}/tables.tex", latex(content))
         if is_coordinator():
             plots = write_plots(content, out / folder / "plots")
+            if run is not None:
+                plots += write_curves(read_metrics(run), out / folder / "plots")
             console = Console()
             print_table(content, console)
             where = f"{len(plots)} plots and {RESULTS_FILE} are in {out / folder}"
@@ -154,6 +158,8 @@ def _training(run: UPath, trained: Config, evaluated: Config) -> dict[str, Any]:
         kept = {name: earlier[name] for name in ("rounds", "values") if name in earlier}
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{run / RESULTS_FILE} cannot be read: {error}") from None
+    if training := last_values(read_metrics(run)):
+        kept["training"] = training
     if trained.task.name != evaluated.task.name:
         kept["trained_on"] = trained.task.name
     return kept

@@ -17,7 +17,7 @@ from malt_jax.malt.stage import Records
 from malt_jax.malt.uncertainty import value_uncertainty
 from malt_jax.runs.agreement import require_fit
 from malt_jax.runs.directory import RunDirectory, versions
-from malt_jax.runs.metrics import Metrics
+from malt_jax.runs.metrics import Metrics, last_values, read_metrics
 
 
 def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
         "task": task.name,
         **judged,
         "rounds": counts,
+        "training": last_values(read_metrics(directory.path)),
         "values": {
             role: values._asdict() for role, values in zip(pipeline.names, uncertain, strict=False)
         },

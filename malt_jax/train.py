@@ -40,19 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from malt_jax.distributed.processes import is_coordinator, joined
     from malt_jax.evaluation.results import RESULTS_FILE
-    from malt_jax.report.tables import print_table
+    from malt_jax.report.tables import markdown, print_table
+    from malt_jax.report.training import write_curves
     from malt_jax.run import run
     from malt_jax.runs.agreement import start_facts
     from malt_jax.runs.directory import open_run
+    from malt_jax.runs.metrics import read_metrics
 
     config = load_config(options.config, options.overrides)
     with joined(config.processes, start_facts(config, options.run_dir)):
         with open_run(options.run_dir, config) as directory:
             results = run(config, directory)
+            directory.write("tables.md", markdown(results))
         if is_coordinator():
+            write_curves(read_metrics(options.run_dir), options.run_dir / "plots")
             console = Console()
             print_table(results, console)
-            console.print(f"everything is in {options.run_dir}, the figures in {RESULTS_FILE}")
+            where = f"the figures in {RESULTS_FILE} and tables.md, the training curves in plots/"
+            console.print(f"everything is in {options.run_dir}, {where}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,11 @@ def test_the_run_directory_holds_every_node_and_what_was_learned(run: Path) -> N
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     first = next(s for s in steps if s["stage"] == "round-0/refiner/dpo")
     assert first["loss"] == pytest.approx(0.693147, abs=1e-4)
+    last = [s["loss"] for s in steps if s["stage"] == "round-0/refiner/sft"][-10:]
+    training = json.loads((run / "results.json").read_text())["training"]
+    assert training["round-0/refiner/sft"]["loss"] == pytest.approx(sum(last) / len(last))
+    assert "| round-0/refiner/dpo |" in (run / "tables.md").read_text()
+    assert {"training-sft.png", "training-dpo.svg"} <= {f.name for f in (run / "plots").iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -240,6 +245,8 @@ def test_evaluate_compares_all_systems_of_a_run(run: Path, tmp_path: Path) -> No
     for name in content["systems"]:
         assert f"| {name} |" in (folder / "tables.md").read_text()
     assert {file.suffix for file in (folder / "plots").iterdir()} == {".png", ".svg"}
+    assert (folder / "plots/training-dpo.png").exists()
+    assert content["training"] == earlier["training"]
 
     evaluate.main(
         ["--run-dir", str(copy), "--systems", "sa,sa+mv@2", "--limit", "2", "--seeds", "2"]

@@ -19,7 +19,7 @@ from malt_jax.model.llama import Params
 from malt_jax.progress import Progress
 from malt_jax.runs.checkpoints import StateStore, save_tree
 from malt_jax.runs.directory import RunDirectory
-from malt_jax.runs.metrics import Metrics
+from malt_jax.runs.metrics import LAST_UPDATES, Metrics
 from malt_jax.runs.stage import Stage
 from malt_jax.training.batches import Batches
 from malt_jax.training.loop import reference_logps, start_state, total_updates, train
@@ -65,7 +65,7 @@ def train_stage(
         metrics.restart(name, after=states.latest_step)
         total = total_updates(objective.options, len(batches.examples))
         quiet = not is_coordinator()
-        last: deque[dict[str, float]] = deque(maxlen=10)
+        last: deque[dict[str, float]] = deque(maxlen=LAST_UPDATES)
         with Progress(name, total, "steps", start=states.latest_step, quiet=quiet) as progress:
 
             def log(step: int, on_device: StepMetrics) -> None:

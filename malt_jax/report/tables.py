@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as TerminalTable
 
 from malt_jax.report.paper import SOURCE, PaperResults, paper_results
+from malt_jax.report.table import (
+    Table,
+    accuracy,
+    difference,
+    formatted,
+    latex_document,
+    markdown_document,
+    one_line,
+    p_value,
+    signed,
+    terminal_table,
+    with_interval,
+)
+from malt_jax.report.training import training_table
 
 BEST, SINGLE = "malt+mv", "sa"
 """The systems that the others are compared with."""
@@ -20,122 +30,50 @@ _IN_GROUPS = ("sa", "ma+mv", "star-ma+mv", "malt+mv")
 _MOST_PASSES = 10
 _SUBSETS = "mean ± population standard deviation over {subsets} random subsets of {size} questions"
 _HOLM = "p: exact McNemar test, with Holm's correction for all of this table."
-
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "±": r"$\pm$",
-        "−": r"$-$",
-        "→": r"$\rightarrow$",
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-    }
-)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table whose first column names the rows."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
+BRACKETS = "In brackets: 95 % intervals, bootstrap over the questions."
 
 
 def markdown(content: Mapping[str, Any]) -> str:
     """All tables as a document in GitHub's Markdown."""
-    parts = [f"# {_markdown_text(headline(content))}"]
-    for table in tables(content):
-        rows = [table.headings, *table.rows]
-        heading, *lines = (f"| {' | '.join(map(_markdown_text, row))} |" for row in rows)
-        rule = f"| --- |{' ---: |' * (len(table.headings) - 1)}"
-        parts += [f"## {_markdown_text(table.title)}", "\n".join([heading, rule, *lines])]
-        parts += [_markdown_text(note) for note in table.notes]
-    parts.append("In brackets: 95 % intervals, bootstrap over the questions.")
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_text(text: str) -> str:
-    return re.sub(r"[\\|`*_<]|(?<=\])\(", r"\\\g<0>", one_line(text))
+    return markdown_document(headline(content), tables(content), BRACKETS)
 
 
 def latex(content: Mapping[str, Any]) -> str:
     r"""All tables as a fragment for LaTeX's \input; it needs the package booktabs."""
-    parts = [
-        f"% {headline(content)}",
-        r"% \usepackage{booktabs}; in brackets: 95 % intervals, bootstrap over the questions.",
-    ]
-    return "\n".join(parts + [_latex_table(table) for table in tables(content)])
-
-
-def _latex_table(table: Table) -> str:
-    caption = " ".join([f"{table.title.removesuffix('.')}.", *table.notes])
-    heading, *rows = (
-        f"    {' & '.join(map(_latex_text, row))} \\\\" for row in (table.headings, *table.rows)
-    )
-    return "\n".join(
-        [
-            r"\begin{table}[htbp]",
-            r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            f"  \\caption{{{_latex_text(caption)}}}",
-            # A table wider than the text extends into both margins equally.
-            r"  \makebox[\linewidth][c]{%",
-            f"  \\begin{{tabular}}{{@{{}}l{'r' * (len(table.headings) - 1)}@{{}}}}",
-            r"    \toprule",
-            heading,
-            r"    \midrule",
-            *rows,
-            r"    \bottomrule",
-            r"  \end{tabular}}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def _latex_text(text: str) -> str:
-    escaped = one_line(text).translate(_LATEX)
-    # At the start of a row a bracket or an asterisk would be an argument of the \\ before it.
-    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
+    return latex_document(headline(content), tables(content), BRACKETS)
 
 
 def print_table(content: Mapping[str, Any], console: Console) -> None:
     """Prints the systems with accuracy, cost and difference from MALT with a vote.
 
-    Where no role was trained, differences are from the single model.
+    Where no role was trained, differences are from the single model. The training stages follow,
+    with their values at the end.
     """
     best = BEST in content["systems"]
     questions = next(iter(content["systems"].values()))["questions"]
-    table = TerminalTable(
-        title=f"{content['task']}, {one_line(content['model'])}, {questions} questions",
-        caption="[ ]: 95 % intervals",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("system", overflow="fold")
-    compared = f"{BEST} ahead by" if best else f"ahead of {SINGLE} by"
-    for heading in ("accuracy %", "calls", "tokens", compared):
-        table.add_column(heading, justify="right", overflow="fold")
-    for name, system in content["systems"].items():
-        table.add_row(
+    ahead, sides = (f"{BEST} ahead by", f"{BEST} - {{}}")
+    if not best:
+        ahead, sides = f"ahead of {SINGLE} by", f"{{}} - {SINGLE}"
+    rows = [
+        (
             name,
             accuracy(system),
             f"{system['calls']:g}",
             f"{system['tokens']:.0f}",
-            difference(content, f"{BEST} - {name}" if best else f"{name} - {SINGLE}"),
+            difference(content["comparisons"].get(sides.format(name))),
         )
-    console.print(table)
+        for name, system in content["systems"].items()
+    ]
+    title = f"{content['task']}, {one_line(content['model'])}, {questions} questions"
+    headings = ("system", "accuracy %", "calls", "tokens", ahead)
+    console.print(terminal_table(Table(title, headings, tuple(rows), ("[ ]: 95 % intervals",))))
     for number, roles in enumerate(content.get("rounds", ())):
         trained = ", ".join(
             f"{role} {c['rows']} rows and {c['pairs']} pairs" for role, c in roles.items()
         )
         console.print(f"round {number} trained on: {trained}")
+    if (stages := training_table(content)).rows:
+        console.print(terminal_table(stages))
 
 
 def headline(content: Mapping[str, Any]) -> str:
@@ -159,16 +97,9 @@ def tables(content: Mapping[str, Any]) -> list[Table]:
         _pass_at_k(content),
         *_groups(content),
         _values(content),
+        training_table(content),
     )
     return [table for table in made if table.rows]
-
-
-def _table(
-    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *notes: str
-) -> Table:
-    kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
-    cells = tuple(tuple(row[i] for i in kept) for row in rows)
-    return Table(title, tuple(headings[i] for i in kept), cells, notes)
 
 
 def _accuracy(content: Mapping[str, Any], paper: PaperResults) -> Table:
@@ -191,7 +122,7 @@ def _accuracy(content: Mapping[str, Any], paper: PaperResults) -> Table:
         others = f"; {paper.others}" if paper.others else ""
         notes.append(f"paper: {SOURCE}, {_SUBSETS.format(subsets=4, size=100)}{others}.")
     headings = ("system", "calls", "accuracy %", "ahead of sa by", "p", "subsets", "paper")
-    return _table("Accuracy", headings, rows, *notes)
+    return Table.of("Accuracy", headings, rows, *notes)
 
 
 def _cost(content: Mapping[str, Any]) -> Table:
@@ -199,15 +130,15 @@ def _cost(content: Mapping[str, Any]) -> Table:
         (
             name,
             f"{system['calls']:g}",
-            _number(system.get("prompt_tokens"), ",.0f"),
-            _number(system["tokens"], ",.0f"),
-            _number(system.get("seconds"), ".3g"),
+            formatted(system.get("prompt_tokens"), ",.0f"),
+            formatted(system["tokens"], ",.0f"),
+            formatted(system.get("seconds"), ".3g"),
             f"{100 * system['accuracy']:.1f}",
         )
         for name, system in content["systems"].items()
     ]
     headings = ("system", "calls", "prompt tokens", "sampled tokens", "seconds", "accuracy %")
-    return _table("Cost of an answer", headings, rows)
+    return Table.of("Cost of an answer", headings, rows)
 
 
 def _comparisons(content: Mapping[str, Any]) -> Table:
@@ -218,7 +149,7 @@ def _comparisons(content: Mapping[str, Any]) -> Table:
     ]
     notes = [_HOLM] if any(row[2] for row in rows) else []
     headings = ("system", f"{BEST} ahead by", "p")
-    return _table("MALT with a vote against the others", headings, rows, *notes)
+    return Table.of("MALT with a vote against the others", headings, rows, *notes)
 
 
 def _turns(content: Mapping[str, Any], paper: PaperResults) -> Table:
@@ -229,23 +160,23 @@ def _turns(content: Mapping[str, Any], paper: PaperResults) -> Table:
         rows.append((name, *[accuracy(by_role.get(role)) for role in roles]))
         if name in paper.turns:
             rows.append((f"{name}, paper", *[paper.turns[name].get(role, "") for role in roles]))
-    return _table("Accuracy after each role, %", ("system", *roles), rows)
+    return Table.of("Accuracy after each role, %", ("system", *roles), rows)
 
 
 def _transitions(content: Mapping[str, Any], paper: PaperResults) -> Table:
     rows = [
         (
             name.replace("->", "→"),
-            _with_interval(changed["wrong_to_right"], changed["wrong_to_right_ci95"]),
-            _with_interval(changed["right_to_wrong"], changed["right_to_wrong_ci95"]),
-            _signed(changed["wrong_to_right"] - changed["right_to_wrong"]),
+            with_interval(changed["wrong_to_right"], changed["wrong_to_right_ci95"]),
+            with_interval(changed["right_to_wrong"], changed["right_to_wrong_ci95"]),
+            signed(changed["wrong_to_right"] - changed["right_to_wrong"]),
             *paper.transitions.get(name, ("", "")),
         )
         for name, changed in content.get("transitions", {}).items()
     ]
     changes = ("wrong → correct", "correct → wrong")
     headings = ("from → to", *changes, "net", *(f"paper: {change}" for change in changes))
-    return _table("Answers that changed, % of all questions", headings, rows)
+    return Table.of("Answers that changed, % of all questions", headings, rows)
 
 
 def _pass_at_k(content: Mapping[str, Any]) -> Table:
@@ -258,7 +189,7 @@ def _pass_at_k(content: Mapping[str, Any]) -> Table:
         for name, shares in by_system.items()
     ]
     title = "At least one of k passes correct (pass@k), %"
-    return _table(title, ("system", *map(str, passes)), rows)
+    return Table.of(title, ("system", *map(str, passes)), rows)
 
 
 def _groups(content: Mapping[str, Any]) -> Iterator[Table]:
@@ -272,7 +203,7 @@ def _groups(content: Mapping[str, Any]) -> Iterator[Table]:
             )
             for value, systems in values.items()
         ]
-        yield _table(f"Accuracy by {field}, %", (field, "questions", *shown), rows)
+        yield Table.of(f"Accuracy by {field}, %", (field, "questions", *shown), rows)
 
 
 def systems_in_groups(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -291,58 +222,23 @@ def _values(content: Mapping[str, Any]) -> Table:
             f"{entry['nodes']:,}",
             f"{entry['leaves']}",
             f"{100 * entry['label_doubt']:.1f}",
-            _number(entry["standard_error"], ".3f"),
+            formatted(entry["standard_error"], ".3f"),
             f"{entry['paper_epsilon']:.2f}",
         )
         for role, entry in content.get("values", {}).items()
     ]
     headings = ("role", "nodes", "leaves", "doubtful labels %", "standard error", "paper's bound")
-    return _table("Uncertainty of the values of the training trees", headings, rows)
+    return Table.of("Uncertainty of the values of the training trees", headings, rows)
 
 
-def one_line(text: str) -> str:
-    """Untrusted text without line breaks, runs of blanks and control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def accuracy(entry: Mapping[str, Any] | None) -> str:
-    """An accuracy and its interval, in percent; empty for None."""
-    return _with_interval(entry["accuracy"], entry["ci95"]) if entry else ""
-
-
-def difference(content: Mapping[str, Any], sides: str) -> str:
-    """The difference between two systems and its interval, in points; empty if not compared.
+def _compared(content: Mapping[str, Any], sides: str) -> tuple[str, str]:
+    """A difference with its interval, and the corrected p-value.
 
     sides: key of the comparison, "SYSTEM - SYSTEM".
     """
     compared = content["comparisons"].get(sides)
-    if not compared:
-        return ""
-    low, high = map(_signed, compared["ci95"])
-    return f"{_signed(compared['difference'])} [{low}, {high}]"
-
-
-def _compared(content: Mapping[str, Any], sides: str) -> tuple[str, str]:
-    """A difference with its interval, and the corrected p-value."""
-    p = content["comparisons"].get(sides, {}).get("mcnemar_p_holm")
-    if p is None:
-        return difference(content, sides), ""
-    return difference(content, sides), "<0.001" if p < 0.001 else f"{p:.{3 if p < 0.1 else 2}f}"
+    return difference(compared), p_value(compared)
 
 
 def _of_subsets(protocol: Mapping[str, Any] | None) -> str:
     return f"{100 * protocol['mean']:.2f} ± {100 * protocol['std']:.2f}" if protocol else ""
-
-
-def _with_interval(share: float, bounds: Sequence[float]) -> str:
-    low, high = bounds
-    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _signed(share: float) -> str:
-    """A difference of shares in points, with its sign and a true minus."""
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)

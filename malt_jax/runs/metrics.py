@@ -9,21 +9,26 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from upath import UPath
 
 from malt_jax.errors import UserError
-from malt_jax.files import in_bucket, location, parse_json_object, write_atomically
+from malt_jax.files import in_bucket, location, parse_json_object, reached, write_atomically
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+LAST_UPDATES = 10
+"""Updates whose mean stands for the end of a stage."""
 _INTERVAL = 30.0
 """Seconds between two flushes."""
+
+Curves = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Stage -> what was logged after each of its updates: `stage`, `step`, and numbers or None."""
 
 
 class Metrics:
@@ -95,20 +100,59 @@ class Metrics:
         last one may have been cut off by the end of a process."""
         file = self._run / METRICS_FILE
         content, kept = file.read_bytes() if file.exists() else b"", b""
-        for number, line in enumerate(content.splitlines(keepends=True), start=1):
-            place = f"{file}:{number}"
-            try:
-                if not line.endswith(b"\n"):
-                    raise UserError("cut off")
-                record = parse_json_object(line, place)
-                its_stage, step = record["stage"], record["step"]
-                if its_stage != stage or step <= after:
-                    kept += line
-            except (UserError, KeyError, TypeError) as error:
-                logger.warning("%s: the line is damaged and left out (%s)", place, error)
+        for line, record in _whole_lines(content, file):
+            if record["stage"] != stage or record["step"] <= after:
+                kept += line
         if kept != content or self._copied:
             write_atomically(self._disk / METRICS_FILE, kept)
         self._lines = (self._disk / METRICS_FILE).open("ab")
+
+
+def read_metrics(run: UPath) -> Curves:
+    """The logged metrics of a run's training stages, in the order of training.
+
+    Empty where nothing was logged. Damaged lines are left out with a warning.
+    """
+    file = run / METRICS_FILE
+    curves: dict[str, list[dict[str, Any]]] = {}
+    with reached(run):
+        content = file.read_bytes() if file.exists() else b""
+    for _, record in _whole_lines(content, file):
+        curves.setdefault(record["stage"], []).append(record)
+    return {stage: sorted(records, key=lambda r: r["step"]) for stage, records in curves.items()}
+
+
+def last_values(curves: Curves) -> dict[str, dict[str, float | None]]:
+    """The field `training` of results.json: updates of every stage, and its metrics at the end.
+
+    These are means over the last LAST_UPDATES updates; None where one of them was no number.
+    """
+    content: dict[str, dict[str, float | None]] = {}
+    for stage, records in curves.items():
+        last = records[-LAST_UPDATES:]
+        values: dict[str, float | None] = {"updates": records[-1]["step"]}
+        for name in last[-1]:
+            if name not in ("stage", "step", "steps", "epoch"):
+                known = [r[name] for r in last if isinstance(r.get(name), int | float)]
+                values[name] = sum(known) / len(known) if len(known) == len(last) else None
+        content[stage] = values
+    return content
+
+
+def _whole_lines(content: bytes, file: UPath) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The lines of a file of metrics with their records, without damaged ones."""
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        place = f"{file}:{number}"
+        try:
+            if not line.endswith(b"\n"):
+                raise UserError("cut off")
+            record = parse_json_object(line, place)
+            if not (isinstance(record["stage"], str) and isinstance(record["step"], int)):
+                raise TypeError("stage must be a text, step a whole number")
+        except (UserError, KeyError, TypeError) as error:
+            logger.warning("%s: the line is damaged and left out (%s)", place, error)
+            continue
+        yield line, record
 
 
 def _summary_writer(directory: Path) -> Any:

@@ -135,6 +135,17 @@ def example() -> dict[str, Any]:
                 ("verifier", 2700, 3, 0.118, 0.146, 1.39),
             )
         },
+        "training": {
+            "round-0/verifier/sft": {"updates": 13, "loss": 0.079, "mean_token_accuracy": 0.978},
+            "round-0/verifier/dpo": {
+                "updates": 1028,
+                "loss": 0.549,
+                "rewards/margins": 0.336,
+                "rewards/chosen": -0.013,
+                "rewards/rejected": None,
+                "rewards/accuracies": 0.899,
+            },
+        },
         "seconds": {"evaluation/seed-0": 41.0},
         "config": {"seed": 0, "rounds": 1, "model": {"name": "tiny"}, "task": {"options": {}}},
         "versions": {"python": "3", "malt_jax": "1", "jax": "1", "flax": "1", "optax": "1"},

@@ -74,6 +74,27 @@ def test_the_other_views(content: dict[str, Any]):
     assert values["generator"]["doubtful labels %"] == "7.1"
 
 
+def test_the_end_of_each_training_stage(content: dict[str, Any]):
+    content["rounds"] = [{"verifier": {"rows": 396, "pairs": 4400}}]
+    stages = rows(markdown(content), "End of each training stage")
+    assert stages["round-0/verifier/sft"]["rows"] == "396"
+    assert stages["round-0/verifier/dpo"] == {
+        "stage": "round-0/verifier/dpo",
+        "rows": "4,400",
+        "updates": "1,028",
+        "loss": "0.549",
+        "margin": "+0.336",
+        "chosen": "−0.013",
+        "accuracy %": "89.9",
+    }
+    # The number of rows of a stage that results.json does not know stays empty.
+    content["rounds"] = []
+    content["training"] = {"[red]x|y": {"updates": 1, "loss": None}}
+    assert rows(markdown(content), "End of each training stage") == {
+        r"[red]x\|y": {"stage": r"[red]x\|y", "updates": "1"}
+    }
+
+
 def test_the_papers_figures_are_next_to_ours(content: dict[str, Any]):
     content.update(model=LLAMA, task="math")
     document = markdown(content)
@@ -117,7 +138,7 @@ def test_many_passes_are_shown_at_powers_of_two(content: dict[str, Any]):
 def test_latex_has_a_table_for_each_of_markdown(content: dict[str, Any]):
     content.update(model=LLAMA, task="math")
     fragment = latex(content)
-    assert fragment.count(r"\begin{table}") == markdown(content).count("\n## ") == 9
+    assert fragment.count(r"\begin{table}") == markdown(content).count("\n## ") == 10
     assert r"malt+mv & 9 & 87.0 [84.9, 89.1] &" in fragment
     assert r"$-$2.9 [$-$4.9, $-$0.9]" in fragment and r"57.25 $\pm$ 1.48 \\" in fragment
     for tabular in re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", fragment, re.S):
@@ -156,9 +177,12 @@ def test_the_table_in_a_terminal(content: dict[str, Any]):
         assert isinstance(console.file, io.StringIO)
         return re.sub(" +", " ", console.file.getvalue())
 
-    content["rounds"] = [{"generator": {"rows": 3, "pairs": 4}}]
+    content["rounds"] = [{role: {"rows": 3, "pairs": 4} for role in ("generator", "verifier")}]
     assert "tiny, 1000 questions" in printed() and "malt+mv ahead by" in printed()
     assert "ma+mv 82.4 [80.0, 84.8] 9 210 +4.6 [+2.6, +6.6]" in printed()
     assert "round 0 trained on: generator 3 rows and 4 pairs" in printed()
+    assert "round-0/verifier/dpo 4 1,028 0.549 +0.336 −0.013 89.9" in printed()
+    content["training"] = {"[red]x": {"updates": 1}}
+    assert "[red]x 1" in printed()
     content["systems"] = {name: content["systems"][name] for name in ("sa", "ma")}
     assert "ma 71.8 [69.0, 74.6] 3 70 +13.1 [+11.1, +15.1]" in printed()

@@ -7,8 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from upath import UPath
 
-from malt_jax.runs.metrics import METRICS_FILE, TENSORBOARD, Metrics
+from malt_jax.runs.metrics import (
+    METRICS_FILE,
+    TENSORBOARD,
+    Metrics,
+    last_values,
+    read_metrics,
+)
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -100,3 +107,36 @@ def test_without_tensorboard_the_lines_remain(
     with Metrics(tmp_path) as metrics:
         metrics.log("a", 1, {"loss": 1.0})
     assert len(lines(tmp_path)) == 1 and not (tmp_path / TENSORBOARD).exists()
+
+
+def test_curves_are_read_stage_by_stage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert read_metrics(UPath(tmp_path)) == {}
+    with Metrics(tmp_path) as metrics:
+        for stage, step in (("b", 1), ("a", 2), ("b", 2), ("a", 1)):
+            metrics.log(stage, step, {"loss": 0.5 * step})
+    damaged = ["[1]", '{"stage": 3, "step": 1}', '{"stage": "a", "step": "2"}', '{"stage": "a']
+    with open(tmp_path / METRICS_FILE, "a") as file:
+        file.write("\n".join(damaged))
+    curves = read_metrics(UPath(tmp_path))
+    assert {stage: [r["step"] for r in records] for stage, records in curves.items()} == {
+        "b": [1, 2],
+        "a": [1, 2],
+    }
+    assert caplog.text.count("damaged and left out") == len(damaged)
+
+
+def test_the_end_of_a_stage_is_the_mean_of_its_last_updates(tmp_path: Path) -> None:
+    with Metrics(tmp_path) as metrics:
+        for step in range(1, 31):
+            margin = float("nan") if step == 25 else 0.1
+            values = {"loss": float(step), "rewards/margins": margin, "steps": 30, "epoch": 1.0}
+            metrics.log("round-0/verifier/dpo", step, values)
+        metrics.log("round-0/refiner/sft", 1, {"loss": 2.0, "steps": 1})
+    assert last_values(read_metrics(UPath(tmp_path))) == {
+        "round-0/verifier/dpo": {
+            "updates": 30,
+            "loss": pytest.approx(25.5),
+            "rewards/margins": None,
+        },
+        "round-0/refiner/sft": {"updates": 1, "loss": 2.0},
+    }
