@@ -88,7 +88,8 @@ def add_options(
 ) -> None:
     """Adds `section.field=value` arguments (`overrides`) and `--help-all` to a command.
 
-    shown: the options and sections that `--help` lists.
+    example: arguments; `--help` shows them after the command.
+    shown:   the options and sections that `--help` lists.
     """
 
     class ShowAll(argparse.Action):
@@ -99,7 +100,7 @@ def add_options(
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = textwrap.fill(parser.description or "", 100)
-    parser.epilog = f"example:\n  {example}\n\n{_TITLE}:\n{describe(shown)}"
+    parser.epilog = f"example:\n  {parser.prog} {example}\n\n{_TITLE}:\n{describe(shown)}"
     parser.add_argument("--help-all", action=ShowAll, nargs=0, help="list all options and exit")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="changed options; see below"

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from upath import UPath
 
 from malt_jax.command import add_options, command
-from malt_jax.config import Config, load_config, plain
-from malt_jax.distributed.processes import is_coordinator, joined
-from malt_jax.errors import UserError
-from malt_jax.evaluation.results import RESULTS_FILE, evaluate
-from malt_jax.evaluation.sampling import Policies, Team
-from malt_jax.evaluation.store import FOLDER, Store
-from malt_jax.evaluation.systems import MALT, STAR, all_names
-from malt_jax.files import location, reached
-from malt_jax.malt.experiment import prepare, select_questions
-from malt_jax.malt.round import restore_trained
-from malt_jax.report.plots import write_plots
-from malt_jax.report.tables import latex, markdown, print_table
-from malt_jax.report.training import write_curves
-from malt_jax.runs.agreement import start_facts
-from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run, versions
-from malt_jax.runs.metrics import last_values, read_metrics
+from malt_jax.config import load_config
+from malt_jax.files import location
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m malt_jax.evaluate",
+        prog=prog,
         description="Compares systems (single roles, pipelines, votes, the debate, pipelines with"
         " an untrained or a missing role) on the same questions, and writes results.json, tables"
         " in Markdown and LaTeX, and plots. Completions that were sampled already, by"
@@ -67,29 +49,52 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--limit", type=_positive, help="questions to ask (default: as the options say)"
     )
+    parser.add_argument(
+        "--skip",
+        type=_count,
+        default=0,
+        help="questions to leave out before; with --split train those that the trees were sampled"
+        " for come first",
+    )
     parser.add_argument("--seeds", type=_positive, help="repetitions (default: as the options say)")
     add_options(
         parser,
-        "python -m malt_jax.evaluate --run-dir runs/first --out runs/other task.name=gsm_symbolic",
+        "--run-dir runs/first --out runs/other task.name=gsm_symbolic",
     )
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = _parser()
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.evaluate") -> None:
+    parser = _parser(prog)
     options = parser.parse_intermixed_args(arguments)
     if options.out is None and (options.config or options.overrides):
         parser.error("--out is needed with --config and with changed options")
+
+    # After the arguments are read, because these import JAX: --help need not wait for that.
+    from rich.console import Console
+
+    from malt_jax.distributed.processes import is_coordinator, joined
+    from malt_jax.evaluation.finished import Asked, evaluate_run, require_finished
+    from malt_jax.evaluation.results import RESULTS_FILE
+    from malt_jax.evaluation.store import Store
+    from malt_jax.report.plots import write_plots
+    from malt_jax.report.tables import latex, markdown, print_table
+    from malt_jax.report.training import write_curves
+    from malt_jax.runs.agreement import start_facts
+    from malt_jax.runs.directory import CONFIG_FILE, open_run
+    from malt_jax.runs.metrics import read_metrics
+
     run, out = options.run_dir, options.out or options.run_dir
     if run is not None:
-        _require_finished(run)
+        require_finished(run)
     file = options.config if run is None else run / CONFIG_FILE
     config = load_config(file, options.overrides)
     names = options.systems.split(",") if options.systems else None
+    asked = Asked(options.split, options.limit, options.skip)
     with joined(config.processes, start_facts(config, out)):
         with open_run(out, config) as directory:
-            folder = FOLDER if options.split == "test" else f"{FOLDER}-{options.split}"
-            content = _evaluate(config, run, Store(directory, folder), names, options)
+            folder, seeds = asked.folder, options.seeds or config.evaluation.seeds
+            content = evaluate_run(config, run, Store(directory, folder), names, asked, seeds)
             directory.write(f"{folder}/{RESULTS_FILE}", json.dumps(content, indent=2) + "\n")
             directory.write(f"{folder}/tables.md", markdown(content))
             directory.write(f"{folder}/tables.tex", latex(content))
@@ -103,71 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"tables, {where}", soft_wrap=True)
 
 
-def _evaluate(
-    config: Config,
-    run: UPath | None,
-    store: Store,
-    names: Sequence[str] | None,
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    experiment = prepare(config)
-    roles = experiment.pipeline.names
-    policies: Policies = {}
-    training: dict[str, Any] = {}
-    if run is not None:
-        earlier = RunDirectory.read(run)
-        like = experiment.policy.like()
-        trained = restore_trained(earlier, earlier.config, like)
-        policies = {STAR: trained.sft, MALT: trained.final}
-        training = _training(run, earlier.config, config)
-    if names is None:
-        names = all_names(roles, config.evaluation.votes, trained=run is not None)
-    limits = {"train": config.task.train_questions, "test": config.test_limit}
-    limit = options.limit or limits[options.split]
-    questions = select_questions(experiment.task, options.split, limit, config.seed)
-    seeds = options.seeds or config.evaluation.seeds
-    with experiment.sampling_weights() as weights:
-        team = Team.of(experiment, config, weights, policies)
-        judged = evaluate(team, experiment.task, names, questions, seeds, store)
-    return {
-        "model": experiment.name,
-        "task": experiment.task.name,
-        **judged,
-        **training,
-        "seconds": {
-            f"{store.folder}/seed-{seed}": round(store.seconds(seed), 3) for seed in range(seeds)
-        },
-        "config": plain(config),
-        "versions": versions(),
-    }
-
-
-def _require_finished(run: UPath) -> None:
-    with reached(run):
-        if not (run / RESULTS_FILE).exists():
-            raise UserError(
-                f"{run} holds no finished run (no {RESULTS_FILE}); finish it first: python -m"
-                f" malt_jax.train --run-dir {run} with the options that it was begun with"
-            )
-
-
-def _training(run: UPath, trained: Config, evaluated: Config) -> dict[str, Any]:
-    """The parts of the training's results that belong to this evaluation too."""
-    try:
-        earlier: Mapping[str, Any] = json.loads((run / RESULTS_FILE).read_text())
-        kept = {name: earlier[name] for name in ("rounds", "values") if name in earlier}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{run / RESULTS_FILE} cannot be read: {error}") from None
-    if training := last_values(read_metrics(run)):
-        kept["training"] = training
-    if trained.task.name != evaluated.task.name:
-        kept["trained_on"] = trained.task.name
-    return kept
-
-
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, got {text!r}")
     return int(text)
 
 

@@ -14,8 +14,8 @@ from malt_jax.config import QUICKSTART, load_config
 from malt_jax.progress import Progress
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_intermixed_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.plan") -> None:
+    options = _parser(prog).parse_intermixed_args(arguments)
 
     # After the arguments are read, because these import JAX: --help need not wait for that.
     import jax
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_plan(plan, options.price_per_chip_hour, Console())
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m malt_jax.plan",
+        prog=prog,
         description="Compiles every program of a run for a TPU topology, which may be absent, or"
         " for the devices of this machine, and prints memory and time of each and of the run.",
     )
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="share of correct completions, for the number of rows and pairs (%(default)s)",
     )
-    add_options(parser, "python -m malt_jax.plan --topology v5e:4x4 model.name=llama-3.1-8b")
+    add_options(parser, "--topology v5e:4x4 model.name=llama-3.1-8b")
     return parser
 
 

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import jax
-from jaxtyping import Array, Key
-
-from malt_jax import tasks
-from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.command import add_options, command
-from malt_jax.config import QUICKSTART, Config, load_config
-from malt_jax.evaluation.sampling import evaluation_key
+from malt_jax.config import QUICKSTART, load_config
 from malt_jax.files import location, reached
-from malt_jax.malt.experiment import Experiment, prepare
-from malt_jax.malt.prompts import Pipeline
-from malt_jax.malt.roles import QUESTION, load_roles
-from malt_jax.malt.round import restore_trained
-from malt_jax.malt.tree import decode_texts, node_request
-from malt_jax.model.llama import Params
-from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
-from malt_jax.sampling.completions import Completions
-from malt_jax.tasks.base import Question
 
 _USED = (
     *("model", "task.name", "task.options", "pipeline.roles", "sampling.temperature"),
@@ -33,9 +17,9 @@ _USED = (
 """The options that matter when one question is answered; `--help` lists them."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.solve") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m malt_jax.solve",
+        prog=prog,
         description="Answers a question with every role in turn and prints what each writes while"
         " it is written, then the answer.",
     )
@@ -55,13 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--untrained", action="store_true", help="answer with the untrained model of a run"
     )
-    add_options(parser, 'python -m malt_jax.solve runs/first "What is 12 * 7?"', _USED)
+    add_options(parser, 'runs/first "What is 12 * 7?"', _USED)
     options = parser.parse_intermixed_args(arguments)
     if re.match(r"[a-z]+([.]\w+)+=", options.question or ""):
         options.overrides.insert(0, options.question)
         options.question = None
     if options.question is None and not options.show_prompts:
         parser.error("a question is needed, or --show-prompts")
+
+    # After the arguments are read, because these import JAX: --help need not wait for that.
+    import jax
+
+    from malt_jax.evaluation.sampling import evaluation_key
+    from malt_jax.evaluation.single_question import show_prompts, solve
+    from malt_jax.malt.experiment import prepare
+    from malt_jax.malt.roles import QUESTION
+    from malt_jax.malt.round import restore_trained
+    from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
 
     run = location(options.source)
     with reached(run):
@@ -76,57 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show_prompts(config, options.question or f"{{{QUESTION}}}")
         return
     experiment = prepare(config)
-    trained: dict[str, Params] = {}
+    trained = {}
     if is_run and not options.untrained:
         like = experiment.policy.like()
         trained = restore_trained(RunDirectory.read(run), config, like).final
     key = jax.random.fold_in(evaluation_key(config.seed), options.seed)
     solve(experiment, trained, options.question, key)
-
-
-def show_prompts(config: Config, question: str) -> None:
-    """Prints every role's prompt for a question, by the model's chat template.
-
-    Raises UserError for a prompt file or a template that cannot be used.
-    """
-    tokenizer = StoredCheckpoint(config.model.name, config.model.tokenizer).tokenizer
-    roles = load_roles(config.pipeline.roles, tasks.create(config.task).prompts)
-    for prompt in Pipeline.of(roles, tokenizer).prompts:
-        fixed = len(prompt.ids("", [[]] * prompt.depth))
-        print(f"--- {prompt.role.name} ({fixed} tokens with empty slots) ---")
-        print(prompt.text(question, [f"{{{name}}}" for name in prompt.ancestors]))
-
-
-def solve(
-    experiment: Experiment, trained: Mapping[str, Params], text: str, key: Key[Array, ""]
-) -> None:
-    """Prints every role's completion as it grows, and the answer of the last role.
-
-    Raises UserError when the question is too long for the model.
-    """
-    pipeline, question = experiment.pipeline, Question(id=0, text=text, answer="")
-    sampler = dataclasses.replace(experiment.sampler, chunk=4, batch=1)
-    limits = int(sampler.parameters.max_tokens), sampler.model.config.max_positions
-    pipeline.check_lengths([text], *limits)
-    completions: list[Completions] = []
-    with experiment.sampling_weights() as weights:
-        for prompt in pipeline.prompts:
-            print(f"\n--- {prompt.role.name} ---", flush=True)
-            branching = (1,) * (prompt.depth + 1)
-            request = node_request(prompt, [question], completions, branching, key)
-            variables = weights.of(trained.get(prompt.role.name))
-            shown = ""
-            for part in sampler.stream(variables, request):
-                written = decode_texts(part, pipeline.tokenizer).item()
-                # An unfinished character decodes to a replacement mark; it is shown once whole.
-                written = written.removesuffix("\ufffd")
-                print(written[len(shown) :], end="", flush=True)
-                shown = written
-            completions.append(part)
-            print()
-    final = decode_texts(completions[-1], pipeline.tokenizer).item()
-    answer = experiment.task.extract(final)
-    print(f"\nanswer: {answer if answer is not None else '(unparseable)'}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from malt_jax.config import QUICKSTART, load_config
 from malt_jax.files import location
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.train") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m malt_jax.train",
+        prog=prog,
         description="Samples trees of answers, turns them into training data for each role, trains"
         " the roles and compares them with the untrained model. A run that is started again on its"
         " directory continues after the last finished stage.",
@@ -30,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="runs/default",
         help="a directory, or gs://BUCKET/PATH (default: %(default)s)",
     )
-    add_options(
-        parser, "python -m malt_jax.train --run-dir runs/first seed=1 task.train_questions=100"
-    )
+    add_options(parser, "--run-dir runs/first seed=1 task.train_questions=100")
     options = parser.parse_intermixed_args(arguments)
 
     # After the arguments are read, because these import JAX: --help need not wait for that.

@@ -102,7 +102,7 @@ def test_help_of_ten_options() -> None:
     assert len(malt_jax.command.COMMON) == 10 and set(malt_jax.command.COMMON) <= set(options())
 
 
-@pytest.mark.parametrize("module", ["train", "plan"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "solve", "plan"])
 def test_help_does_not_wait_for_jax(module: str) -> None:
     program = f"import sys, malt_jax.{module}\nsys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

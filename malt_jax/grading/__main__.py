@@ -18,9 +18,10 @@ from malt_jax.files import read_json_lines, write_atomically
 from malt_jax.grading import extraction
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.grading") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m malt_jax.grading",
+        prog=prog,
+        epilog=f"example: {prog} cases.jsonl --out verdicts.jsonl",
         description="Judges answers. Each line of CASES is a JSON object with `kind`, `gold` and"
         " `prediction`. Kinds: answer, two bare answers; text, a whole reply, in which the answer"
         " is looked for first; letter, a reply that gives the letter of a choice. For each line,"

@@ -45,12 +45,17 @@ class Experiment(NamedTuple):
         return SamplingWeights(self.sampler.model, self.policy, self.base)
 
 
-def select_questions(task: Task, split: Split, limit: int | None, seed: int) -> list[Question]:
-    """The first `limit` questions of a split in the order that the run's seed gives it."""
+def select_questions(
+    task: Task, split: Split, limit: int | None, seed: int, skip: int = 0
+) -> list[Question]:
+    """The first `limit` questions of a split in the order that the run's seed gives it.
+
+    skip: questions at the beginning that are left out before.
+    """
     questions = task.questions(split)
     generator = np.random.default_rng([seed, ("train", "test").index(split)])
     order = generator.permutation(len(questions))
-    return [questions[index] for index in order[:limit]]
+    return [questions[index] for index in order[skip:][:limit]]
 
 
 def mesh_requests(

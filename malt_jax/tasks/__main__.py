@@ -12,11 +12,12 @@ from malt_jax.config import TaskConfig, load_config
 from malt_jax.tasks.rows import RowsTask, duplicates
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.tasks") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m malt_jax.tasks",
+        prog=prog,
         description="Reads and checks the questions of a task, counts them, and compares the"
         " training with the test.",
+        epilog=f"example: {prog} task.name=math task.train=math/train.jsonl",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with options")
     parser.add_argument("overrides", nargs="*", metavar="task.field=value")
