@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from upath import UPath
 
 from malt_jax.config import Config, plain
 from malt_jax.distributed.processes import is_coordinator
@@ -11,20 +16,34 @@ from malt_jax.evaluation.results import RESULTS_FILE, evaluate
 from malt_jax.evaluation.sampling import Team
 from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STAR, run_names
-from malt_jax.malt.experiment import prepare, select_questions
+from malt_jax.malt.experiment import Experiment, prepare, select_questions
+from malt_jax.malt.reuse import reuse_trees, trees_source
 from malt_jax.malt.round import Trained, row_counts, run_round, stage_names
 from malt_jax.malt.stage import Records
 from malt_jax.malt.uncertainty import value_uncertainty
 from malt_jax.runs.agreement import require_fit
 from malt_jax.runs.directory import RunDirectory, versions
 from malt_jax.runs.metrics import Metrics, last_values, read_metrics
+from malt_jax.tasks.base import Question
 
 
-def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
+class Training(NamedTuple):
+    """The policies that the rounds of a run left."""
+
+    trained: Trained
+    counts: list[dict[str, Any]]
+    """Rows and pairs per role of every round."""
+    rewards: Float[np.ndarray, "Q *n"]
+    """Of all leaves of the last round's trees."""
+
+
+def run(config: Config, directory: RunDirectory, trees: UPath | None = None) -> dict[str, Any]:
     """Runs all stages that have not finished, and returns the results (docs/results-schema.md).
 
     Every stage is a function of the configuration and of the stages before it. A finished stage is
     read, so an interrupted run ends in the same numbers.
+
+    trees: another run, whose trees of round 0 are copied instead of sampled.
 
     Raises UserError for unusable input, and Stopped after SIGTERM; finished stages stay.
     """
@@ -32,17 +51,8 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     task, pipeline = experiment.task, experiment.pipeline
     train = select_questions(task, "train", config.task.train_questions, config.seed)
     test = select_questions(task, "test", config.test_limit, config.seed)
-    texts = [question.text for question in (*train, *test)]
-    max_positions = experiment.policy.model.config.max_positions
-    pipeline.check_lengths(texts, config.sampling.max_tokens, max_positions)
-    require_fit(config, train, test)
-
-    trained, counts = Trained({}, {}), []
-    with Metrics(directory.path, writes=is_coordinator()) as metrics:
-        records = Records(directory, metrics, config.training.save_every)
-        for number in range(config.rounds):
-            trained, rewards = run_round(experiment, config, records, number, train, trained)
-            counts.append(row_counts(directory, number))
+    check_questions(experiment, config, train, test)
+    trained, counts, rewards = train_roles(experiment, config, directory, train, trees)
     uncertain = value_uncertainty(rewards, config.credit.threshold)
     store, seeds = Store(directory), config.evaluation.seeds
     with experiment.sampling_weights() as weights:
@@ -57,6 +67,7 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
         "model": experiment.name,
         "task": task.name,
         **judged,
+        **({"trees_from": source} if (source := trees_source(directory)) else {}),
         "rounds": counts,
         "training": last_values(read_metrics(directory.path)),
         "values": {
@@ -68,3 +79,38 @@ def run(config: Config, directory: RunDirectory) -> dict[str, Any]:
     }
     directory.write(RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def check_questions(
+    experiment: Experiment, config: Config, train: Sequence[Question], asked: Sequence[Question]
+) -> None:
+    """Raises UserError when a prompt could exceed the model's positions, or the processes do not
+    have the same questions, and enough of them.
+
+    asked: the questions of the evaluation.
+    """
+    texts = [question.text for question in (*train, *asked)]
+    max_positions = experiment.policy.model.config.max_positions
+    experiment.pipeline.check_lengths(texts, config.sampling.max_tokens, max_positions)
+    require_fit(config, train, asked)
+
+
+def train_roles(
+    experiment: Experiment,
+    config: Config,
+    directory: RunDirectory,
+    questions: Sequence[Question],
+    trees: UPath | None = None,
+) -> Training:
+    """Runs all rounds, as far as they have not finished.
+
+    trees: another run, whose trees of round 0 are copied instead of sampled.
+    """
+    reuse_trees(experiment, config, directory, questions, trees)
+    trained, counts = Trained({}, {}), []
+    with Metrics(directory.path, writes=is_coordinator()) as metrics:
+        records = Records(directory, metrics, config.training.save_every)
+        for number in range(config.rounds):
+            trained, rewards = run_round(experiment, config, records, number, questions, trained)
+            counts.append(row_counts(directory, number))
+    return Training(trained, counts, rewards)

@@ -30,6 +30,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
         default="runs/default",
         help="a directory, or gs://BUCKET/PATH (default: %(default)s)",
     )
+    parser.add_argument(
+        "--trees",
+        metavar="RUN",
+        type=location,
+        help="copy the graded trees of this run instead of sampling them; credit, training and"
+        " evaluation may differ from its",
+    )
     add_options(parser, "--run-dir runs/first seed=1 task.train_questions=100")
     options = parser.parse_intermixed_args(arguments)
 
@@ -46,9 +53,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
     from malt_jax.runs.metrics import read_metrics
 
     config = load_config(options.config, options.overrides)
-    with joined(config.processes, start_facts(config, options.run_dir)):
+    facts = {**start_facts(config, options.run_dir), "--trees": str(options.trees)}
+    with joined(config.processes, facts):
         with open_run(options.run_dir, config) as directory:
-            results = run(config, directory)
+            results = run(config, directory, options.trees)
             directory.write("tables.md", markdown(results))
         if is_coordinator():
             write_curves(read_metrics(options.run_dir), options.run_dir / "plots")

@@ -36,6 +36,7 @@ from malt_jax.malt.credit import Node, RoleRows
 from malt_jax.malt.experiment import Experiment
 from malt_jax.malt.objectives import Objective, Sft, TrainingRow, objectives
 from malt_jax.malt.prompts import Pipeline
+from malt_jax.malt.reuse import INPUTS, tree_inputs
 from malt_jax.malt.stage import Records, train_stage
 from malt_jax.malt.tree import Tree, expand, from_parquet, grade, to_parquet
 from malt_jax.model.llama import Params
@@ -192,6 +193,7 @@ def _trees(
             return grade(task, asked, pipeline.names, completions, pipeline.tokenizer)
 
         with directory.stage(name) as stage:
+            stage.write(INPUTS, json.dumps(tree_inputs(experiment, questions), indent=1) + "\n")
             return _sample_batches(stage, f"round {number}: trees", batches, sample, pipeline)
 
 

@@ -1,0 +1,169 @@
+"""Trees of another run: compared with what this run would sample, verified and copied."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from upath import UPath
+
+from malt_jax.config import Config, diff
+from malt_jax.distributed.processes import broadcast
+from malt_jax.errors import UserError
+from malt_jax.files import parse_json_object
+from malt_jax.malt.experiment import Experiment
+from malt_jax.malt.prompts import Pipeline
+from malt_jax.model.llama import Params
+from malt_jax.runs.directory import RunDirectory
+from malt_jax.runs.stage import MANIFEST, Manifest
+from malt_jax.sharding.rules import to_host
+from malt_jax.tasks.base import Question
+
+TREES = "round-0/trees"
+"""The trees that other runs can use: those of the base model."""
+INPUTS = "inputs.json"
+"""In a stage of trees: hashes of what it was sampled from."""
+SOURCE = "source.json"
+"""In a copied stage: the run that sampled it."""
+
+_AFTER_TREES = frozenset(
+    ("rounds", "credit", "lora", "training", "sft", "dpo", "kto", "evaluation")
+)
+"""Sections and options that the trees of round 0 do not depend on."""
+_TEST = ("task.test", "task.test_questions")
+"""The test may remove training questions that it asks too; the hash of the questions tells."""
+_PROBE = 8
+"""Numbers of an array that are hashed, at either end."""
+
+
+def tree_inputs(experiment: Experiment, questions: Sequence[Question]) -> dict[str, str]:
+    """Hashes of what trees are sampled from and no option holds: files may have changed."""
+    asked = [(question.id, question.text, question.answer) for question in questions]
+    return {
+        "questions": f"{len(asked)} with {_hash(asked)}",
+        "prompts": _hash(_prompt_ids(experiment.pipeline)),
+        "weights": _hash(_probe(experiment.base)),
+    }
+
+
+def reuse_trees(
+    experiment: Experiment,
+    config: Config,
+    directory: RunDirectory,
+    questions: Sequence[Question],
+    source: UPath | None,
+) -> None:
+    """Copies the trees of round 0 from the run at `source`, unless that is done.
+
+    source: None: this run samples its trees, or goes on with a copy that was interrupted.
+
+    Raises UserError when the run there has no finished or damaged trees, when they are not those
+    that this run would sample, and when this run has other trees already.
+    """
+    recorded = broadcast(lambda: _recorded(directory.path / TREES / SOURCE))
+    given = None if source is None else str(source.absolute())
+    if directory.is_done(TREES):
+        if given not in (None, recorded):
+            raise UserError(
+                f"{directory.path} has trees already"
+                + (f", from {recorded}" if recorded else ", which it sampled itself")
+                + ": leave --trees out, or choose another --run-dir"
+            )
+        return
+    if given is None and recorded is None:
+        return
+    earlier = RunDirectory.read(given or recorded or "")
+    if earlier.path.absolute() == directory.path.absolute():
+        raise UserError(f"--trees {given} is the run itself: leave it out")
+    folder = earlier.finished(TREES)
+    _require_equal(earlier, config, tree_inputs(experiment, questions))
+    _copy(folder, directory, str(earlier.path.absolute()))
+
+
+def trees_source(directory: RunDirectory) -> str | None:
+    """The run that the trees of round 0 were copied from; None where they were sampled."""
+    return broadcast(lambda: _recorded(directory.path / TREES / SOURCE))
+
+
+def _require_equal(earlier: RunDirectory, config: Config, inputs: dict[str, str]) -> None:
+    """Raises UserError, which names every difference that changes trees."""
+    differences = [
+        line for line in diff(earlier.config, config) if not _is_free(line.partition(":")[0])
+    ]
+    file = earlier.path / TREES / INPUTS
+    # Runs of earlier versions have no such file.
+    stored = broadcast(
+        lambda: parse_json_object(file.read_bytes(), str(file)) if file.exists() else {}
+    )
+    differences += [
+        f"the {name}' content: {stored[name]} -> {value}"
+        for name, value in inputs.items()
+        if stored.get(name, value) != value
+    ]
+    if differences:
+        raise UserError(
+            f"the trees of {earlier.path} are not those that this run would sample (there -> here):"
+            "\n  " + "\n  ".join(differences) + "\nuse its values of these, or leave --trees out;"
+            f" options of {', '.join(sorted(_AFTER_TREES))} may differ"
+        )
+
+
+def _is_free(option: str) -> bool:
+    """Whether trees of round 0 do not depend on an option; any section may be one of a role."""
+    section, *_ = parts = option.split(".")
+    return option in _TEST or (section != "task" and not _AFTER_TREES.isdisjoint(parts))
+
+
+def _copy(folder: UPath, directory: RunDirectory, source: str) -> None:
+    """Copies the verified stage at `folder`, and records where it is from."""
+    manifest = Manifest.read(folder / MANIFEST)
+    record = {"run": source, "seconds": manifest.seconds, "files": manifest.files}
+    with directory.stage(TREES) as stage:
+        stage.write(SOURCE, json.dumps(record, indent=1) + "\n")
+        for name, entry in manifest.files.items():
+            if name == SOURCE:
+                continue
+            content = (folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+                raise UserError(f"{folder / name} was changed while it was copied: start again")
+            stage.write(name, content)
+
+
+def _recorded(file: UPath) -> str | None:
+    if not file.exists():
+        return None
+    run = parse_json_object(file.read_bytes(), str(file)).get("run")
+    if not isinstance(run, str):
+        raise UserError(f"{file} is damaged: it names no run; delete {file.parent}")
+    return run
+
+
+def _prompt_ids(pipeline: Pipeline) -> list[Any]:
+    """The fixed segments of every role's prompt."""
+    return [
+        (prompt.role.name, prompt.segments("", [()] * prompt.depth)) for prompt in pipeline.prompts
+    ]
+
+
+def _probe(params: Params) -> list[Any]:
+    """Shapes and some weights of every array, as bfloat16: equal for every mesh and dtype."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    ends = to_host([_ends(leaf) for _, leaf in leaves])
+    return [
+        (jax.tree_util.keystr(path), leaf.shape, np.asarray(end, np.float32).tolist())
+        for (path, leaf), end in zip(leaves, ends, strict=True)
+    ]
+
+
+def _ends(leaf: jax.Array) -> jax.Array:
+    first, last = leaf[(0,) * (leaf.ndim - 1)], leaf[(-1,) * (leaf.ndim - 1)]
+    return jnp.concatenate([first[:_PROBE], last[-_PROBE:]]).astype(jnp.bfloat16)
+
+
+def _hash(content: Any) -> str:
+    return f"SHA-256 {hashlib.sha256(repr(content).encode()).hexdigest()[:16]}"
