@@ -147,7 +147,9 @@ class CreditConfig:
     min_value_gap: float = _option(
         0.0, "smallest difference of the values of a pair's completions", ge=0, le=1
     )
-    max_rows_per_question: Count | None = _option(None, "cap on a role's SFT rows; null: none")
+    max_rows_per_question: Count | None = _option(
+        None, "cap on a role's SFT rows, and on KTO's correct and incorrect ones each; null: none"
+    )
     max_pairs_per_question: Count | None = _option(None, "cap on a role's pairs; null: none")
     drop_duplicates: bool = _option(True, "leave equal completions of a prompt out of the rows")
 
@@ -171,11 +173,12 @@ class LoraConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainingConfig:
-    """Options that SFT and DPO share."""
+    """Options that all training stages share."""
 
     method: Literal["lora", "full"] = _option("lora", "train adapters or all weights")
     remat: bool = _option(True, "compute activations twice, to save memory", resumable=True)
     dpo_roles: tuple[str, ...] = _option(("verifier", "refiner"), "roles that DPO trains after SFT")
+    kto_roles: tuple[str, ...] = _option((), "roles that KTO trains, after SFT and any DPO")
     save_every: Count = _option(100, "updates between checkpoints of a stage", resumable=True)
 
 
@@ -216,6 +219,21 @@ class DpoConfig(SftConfig):
     dpop_penalty: float = _option(50.0, "dpop: penalty of a less likely chosen completion", ge=0)
     pair_weights: Literal["equal", "value_gap"] = _option(
         "equal", "weight of a pair in the loss; value_gap: difference of its values"
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class KtoConfig(SftConfig):
+    """Training on single correct and incorrect completions (arXiv 2402.01306): the options of sft,
+    and KTO's own."""
+
+    beta: float = _option(0.1, "strength of the pull towards the reference", gt=0)
+    desirable_weight: float = _option(1.0, "weight of a correct completion in the loss", gt=0)
+    undesirable_weight: float = _option(
+        1.0,
+        "weight of an incorrect completion; the paper advises that the weights times the numbers of"
+        " correct and of incorrect completions are as 1:1 to 4:3",
+        gt=0,
     )
 
 
@@ -271,6 +289,7 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     sft: SftConfig = SftConfig()
     dpo: DpoConfig = DpoConfig()
+    kto: KtoConfig = KtoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     sampling_mesh: MeshConfig = _option(MeshConfig(), "for sampling; null: chosen", resumable=True)
     training_mesh: MeshConfig = _option(MeshConfig(), "for training; null: chosen", resumable=True)
@@ -278,9 +297,11 @@ class Config:
 
     @pydantic.model_validator(mode="after")
     def _trains_roles(self) -> Config:
-        names, trained = self.pipeline.names, self.training.dpo_roles
-        if not set(trained) <= set(names):
-            raise ValueError(f"training.dpo_roles: must be some of {names}, got {[*trained]}")
+        names = self.pipeline.names
+        for option in ("dpo_roles", "kto_roles"):
+            trained = getattr(self.training, option)
+            if not set(trained) <= set(names):
+                raise ValueError(f"training.{option}: must be some of {names}, got {[*trained]}")
         return self
 
     @property

@@ -123,6 +123,13 @@ def test_the_result_is_frozen_all_the_way_down() -> None:
         ("pipeline.roles.0.name='The Role'", "must be a text, matching ^[a-z][a-z0-9_]*$, got 'Th"),
         ("pipeline.roles.2.name=verifier", "got ['generator', 'verifier', 'verifier']"),
         ("training.dpo_roles=[judge]", "training.dpo_roles: must be some of ['generator', 'verif"),
+        ("training.kto_roles=[judge]", "training.kto_roles: must be some of ['generator', 'verif"),
+        ("kto.undesirable_weight=0", "kto.undesirable_weight: must be a number, above 0, got 0"),
+        (
+            "dpo.loss=hinge",
+            "dpo.loss: must be sigmoid | robust | ipo | length_normalized | dpop, go",
+        ),
+        ("dpo.pair_weights=gap", "dpo.pair_weights: must be equal | value_gap, got 'gap'"),
         (
             "pipeline.roles=[{name: generator}]",
             "training.dpo_roles: must be some of ['generator'], got [",

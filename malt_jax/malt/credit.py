@@ -39,6 +39,9 @@ class RoleRows:
 
     sft: tuple[Node, ...]
     pairs: tuple[Pair, ...]
+    correct: tuple[Node, ...] = ()
+    """Also those that `sft_rows=paired` leaves out of `sft`."""
+    incorrect: tuple[Node, ...] = ()
 
 
 def values(rewards: Float[np.ndarray, "Q *n"]) -> tuple[Float[np.ndarray, "Q ..."], ...]:
@@ -73,6 +76,7 @@ def assign(
 
     With `pairs=values` pairs are all siblings of different value, by `min_value_gap` at least.
 
+    `max_rows_per_question` caps SFT rows, correct nodes and incorrect nodes, each on their own.
     Rows are in the order of the nodes, pairs in the order of (chosen, rejected). Caps come last: a
     correct node counts as paired even if the cap on pairs drops its pairs.
     """
@@ -102,14 +106,20 @@ def _role_rows(
         pairs = kept[..., :, None] & kept[..., None, :] & (gaps > 0)
     # A gap is a sum of rounded means: one that equals the option is not left out for its last bit.
     pairs &= gaps >= config.min_value_gap - 1e-9
-    row_indices = _cap(np.argwhere(rows), config.max_rows_per_question, question_ids, (*seed, 0))
+
+    def nodes(wanted: Bool[np.ndarray, "Q *n"], draw: int) -> tuple[Node, ...]:
+        cap, indices = config.max_rows_per_question, np.argwhere(wanted)
+        return tuple(_node(*i) for i in _cap(indices, cap, question_ids, (*seed, draw)).tolist())
+
     pair_indices = _cap(np.argwhere(pairs), config.max_pairs_per_question, question_ids, (*seed, 1))
     return RoleRows(
-        sft=tuple(_node(*index) for index in row_indices.tolist()),
+        sft=nodes(rows, 0),
         pairs=tuple(
             Pair(_node(*parent, better), _node(*parent, worse), float(gaps[*parent, better, worse]))
             for *parent, better, worse in pair_indices.tolist()
         ),
+        correct=nodes(chosen, 0),
+        incorrect=nodes(rejected, 2),
     )
 
 

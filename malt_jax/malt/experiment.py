@@ -13,6 +13,7 @@ import numpy as np
 from malt_jax import tasks
 from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.config import Config
+from malt_jax.malt.objectives import objectives
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.roles import load_roles
 from malt_jax.model.config import LlamaConfig
@@ -66,9 +67,11 @@ def mesh_requests(
     if config.training.method == "full":
         trained += shape.num_parameters * FULL_STATE_BYTES
     batch_sizes = {}
-    for stage, options in (("sft", config.sft), ("dpo", config.dpo)):
-        name = "batch_size" if options.micro_batch_size is None else "micro_batch_size"
-        batch_sizes[f"{stage}.{name}"] = getattr(options, name)
+    for role in config.pipeline.names:
+        for objective in objectives(config, role):
+            options = objective.options
+            name = "batch_size" if options.micro_batch_size is None else "micro_batch_size"
+            batch_sizes[f"{objective.name}.{name}"] = getattr(options, name)
     sampling = MeshRequest(
         "sampling_mesh",
         config.sampling_mesh,

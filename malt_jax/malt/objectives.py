@@ -10,23 +10,24 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from malt_jax.config import Config, DpoConfig, SftConfig
+from malt_jax.config import Config, DpoConfig, KtoConfig, SftConfig
 from malt_jax.malt.credit import Node, RoleRows
 from malt_jax.training import losses
 from malt_jax.training import step as training_step
-from malt_jax.training.batches import Batch
+from malt_jax.training.batches import Batch, Example
 from malt_jax.training.losses import TokenScores
 from malt_jax.training.step import Metrics, completion_mask, sum_logps
 
 FEW_UPDATES = 20
 SMALL_MARGIN = 0.05
-"""Nats of implicit reward below which DPO counts as having changed nothing."""
+"""Nats of implicit reward below which a stage counts as having changed nothing."""
 
 
 class TrainingRow(NamedTuple):
-    """Sibling nodes, whose completions share a prompt, and their weight in the loss."""
+    """Sibling nodes, whose completions share a prompt, and their weight in the loss (`Example`)."""
 
     nodes: tuple[Node, ...]
     weight: float = 1.0
@@ -43,9 +44,22 @@ class Objective(training_step.Objective, Protocol):
     """The message when there are no rows."""
     needs_reference: ClassVar[bool]
     """Whether the loss compares with the role's policy at the start of the stage."""
+    completions: ClassVar[int]
+    """Completions of a training row."""
 
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
         """The training rows of a role."""
+
+    def count_rows(self, correct: int, incorrect: int, pairs: int) -> int:
+        """The number of training rows of a role with so many nodes and pairs."""
+
+    def arrange(
+        self, examples: Sequence[Example], max_positions: int, seed: int
+    ) -> Sequence[Example]:
+        """The examples of the selected rows, with what the loss needs of other examples.
+
+        max_positions: of the model; no example exceeds them.
+        """
 
     def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
         """Signs that a stage has not trained as it should.
@@ -55,10 +69,12 @@ class Objective(training_step.Objective, Protocol):
 
 
 def objectives(config: Config, role: str) -> list[Objective]:
-    """The training stages of a role, in order: SFT, then DPO where the configuration says so."""
+    """The training stages of a role, in order: SFT, then DPO and KTO where they are asked for."""
     stages: list[Objective] = [Sft(config.sft)]
     if role in config.training.dpo_roles:
         stages.append(Dpo(config.dpo))
+    if role in config.training.kto_roles:
+        stages.append(Kto(config.kto))
     return stages
 
 
@@ -82,10 +98,20 @@ class Sft:
     rows: ClassVar[str] = "SFT rows"
     missing: ClassVar[str] = "no correct completion for the {role}"
     needs_reference: ClassVar[bool] = False
+    needs_reference_point: ClassVar[bool] = False
+    completions: ClassVar[int] = 1
     dropout: ClassVar[bool] = True
 
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
         return [TrainingRow((node,)) for node in rows.sft]
+
+    def count_rows(self, correct: int, incorrect: int, pairs: int) -> int:
+        return correct
+
+    def arrange(
+        self, examples: Sequence[Example], max_positions: int, seed: int
+    ) -> Sequence[Example]:
+        return examples
 
     def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
         return [_few(updates, self.options.epochs, "sft")] if updates < FEW_UPDATES else []
@@ -105,6 +131,9 @@ class Sft:
             "mean_token_accuracy": total(scores.correct),
         }
 
+    def means(self, sums: Metrics, count: Float[Array, ""]) -> Metrics:
+        return training_step.means(sums, count)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dpo:
@@ -123,6 +152,8 @@ class Dpo:
         " incorrect"
     )
     needs_reference: ClassVar[bool] = True
+    needs_reference_point: ClassVar[bool] = False
+    completions: ClassVar[int] = 2
     dropout: ClassVar[bool] = False
 
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
@@ -131,6 +162,14 @@ class Dpo:
             TrainingRow((pair.chosen, pair.rejected), pair.gap if weighted else 1.0)
             for pair in rows.pairs
         ]
+
+    def count_rows(self, correct: int, incorrect: int, pairs: int) -> int:
+        return pairs
+
+    def arrange(
+        self, examples: Sequence[Example], max_positions: int, seed: int
+    ) -> Sequence[Example]:
+        return examples
 
     def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
         found = [_few(updates, self.options.epochs, "dpo")] if updates < FEW_UPDATES else []
@@ -172,3 +211,112 @@ class Dpo:
             "logps/chosen": total(logps[:, 0]),
             "logps/rejected": total(logps[:, 1]),
         }
+
+    def means(self, sums: Metrics, count: Float[Array, ""]) -> Metrics:
+        return training_step.means(sums, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kto:
+    """Mean loss of single correct and incorrect completions, from and against the role's policy at
+    the start of the stage (arXiv 2402.01306).
+
+    The reference point is estimated in every update from its rows' prompts, each with a completion
+    of another prompt (`mismatched`, `with_reference_point`). As in TRL the mismatched completions
+    are fixed for the whole stage, and dropout does not act.
+    """
+
+    options: KtoConfig
+    name: ClassVar[str] = "kto"
+    rows: ClassVar[str] = "correct and incorrect completions"
+    missing: ClassVar[str] = "no completion for the {role}"
+    needs_reference: ClassVar[bool] = True
+    needs_reference_point: ClassVar[bool] = True
+    completions: ClassVar[int] = 2
+    dropout: ClassVar[bool] = False
+
+    def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
+        good, bad = self.options.desirable_weight, self.options.undesirable_weight
+        desirable = [TrainingRow((node,), good) for node in rows.correct]
+        return desirable + [TrainingRow((node,), -bad) for node in rows.incorrect]
+
+    def count_rows(self, correct: int, incorrect: int, pairs: int) -> int:
+        return correct + incorrect
+
+    def arrange(
+        self, examples: Sequence[Example], max_positions: int, seed: int
+    ) -> Sequence[Example]:
+        return mismatched(examples, max_positions, seed)
+
+    def warnings(self, updates: int, last: Mapping[str, float]) -> list[str]:
+        found = [_few(updates, self.options.epochs, "kto")] if updates < FEW_UPDATES else []
+        margin, chosen = last["rewards/margins"], last["rewards/chosen"]
+        if margin < SMALL_MARGIN:
+            found.append(
+                f"the reward margin is {margin:.3f} at the end: KTO has hardly changed the policy;"
+                " raise kto.learning_rate or kto.epochs"
+            )
+        if chosen < -SMALL_MARGIN:
+            found.append(
+                f"rewards/chosen is {chosen:.3f} at the end: the correct completions became less"
+                " likely; raise kto.desirable_weight or lower kto.learning_rate"
+            )
+        return found
+
+    def count(self, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum((batch.weights != 0).astype(jnp.float32))
+
+    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
+        point = batch.reference_point
+        if batch.reference_logps is None or point is None:
+            raise ValueError("KTO needs the reference's log-probabilities and a reference point")
+        logps, reference = sum_logps(scores, batch)[:, 0], batch.reference_logps[:, 0]
+        beta, weights = self.options.beta, batch.weights
+        rewards = losses.implicit_rewards(logps, reference, beta)
+
+        def total(rows: Array, x: Array) -> Float[Array, ""]:
+            return jnp.sum(jnp.where(rows, x, 0.0))
+
+        return {
+            "loss": jnp.sum(losses.kto_losses(logps, reference, point, weights, beta)),
+            "kl": total(weights != 0, point),
+            "desirable": jnp.sum((weights > 0).astype(jnp.float32)),
+            "rewards/chosen": total(weights > 0, rewards),
+            "rewards/rejected": total(weights < 0, rewards),
+            "logps/chosen": total(weights > 0, logps),
+            "logps/rejected": total(weights < 0, logps),
+        }
+
+    def means(self, sums: Metrics, count: Float[Array, ""]) -> Metrics:
+        """Chosen and rejected ones are means over the correct and the incorrect completions."""
+        desirable = sums["desirable"]
+        sizes = {"chosen": desirable, "rejected": count - desirable}
+        found = {
+            name: value / sizes.get(name.rpartition("/")[2], count) for name, value in sums.items()
+        }
+        return found | {"rewards/margins": found["rewards/chosen"] - found["rewards/rejected"]}
+
+
+STAGES = (Sft.name, Dpo.name, Kto.name)
+"""Names of the training stages, in the order in which a role runs them."""
+
+
+def mismatched(examples: Sequence[Example], max_positions: int, seed: int) -> list[Example]:
+    """The examples of one completion each, with the completion of another prompt as the second.
+
+    It is that of the next longer completion, in a random order among equal ones, so that the two
+    need little padding; of the longest one it is the shortest. It is cut off where it would exceed
+    the model's positions. Where all prompts are equal it is a sibling's.
+    """
+    rng = np.random.default_rng(seed)
+    order = sorted(rng.permutation(len(examples)), key=lambda i: len(examples[i].completions[0]))
+    found = list(examples)
+    for place, index in enumerate(order):
+        example = examples[index]
+        later = (examples[order[(place + i) % len(order)]] for i in range(1, len(order)))
+        others = (other for other in later if other.prompt != example.prompt)
+        other = next(others, examples[order[(place + 1) % len(order)]]).completions[0]
+        fitting = other[: max_positions - len(example.prompt)]
+        pair = (example.completions[0], fitting)
+        found[index] = dataclasses.replace(example, completions=pair)
+    return found

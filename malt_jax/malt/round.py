@@ -269,7 +269,8 @@ def _batches(
     name: str, objective: Objective, policy: Policy, examples: Sequence[Example], seed: int
 ) -> Batches:
     """The batches of a stage, without the rows that the model's positions cannot hold."""
-    kept, dropped = rows_that_fit(examples, policy.model.config.max_positions, objective.rows)
+    positions = policy.model.config.max_positions
+    kept, dropped = rows_that_fit(examples, positions, objective.rows)
     if dropped:
         logger.warning(
             "%s: %d of %d rows are longer than the model's positions and were left out",
@@ -277,4 +278,5 @@ def _batches(
             dropped,
             len(examples),
         )
-    return Batches(kept, objective.options.batch_size, seed)
+    arranged = objective.arrange(kept, positions, seed)
+    return Batches(arranged, objective.options.batch_size, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections import deque
 from typing import NamedTuple
 
@@ -92,12 +93,17 @@ def train_stage(
             if pending is not None:
                 log(*pending)
         if last:
-            means = {key: float(np.mean([values[key] for values in last])) for key in last[0]}
+            means = {key: _mean([values[key] for values in last]) for key in last[0]}
             for warning in objective.warnings(total, means):
                 logger.warning("%s: %s", name, warning)
         save_tree(stage.path / "weights", state.trainable)
         states.clear()
     return state.trainable
+
+
+def _mean(values: list[float]) -> float:
+    """The mean without the batches in which there was nothing to take a mean of."""
+    return float(np.mean([value for value in values if not math.isnan(value)] or [math.nan]))
 
 
 def _with_reference(

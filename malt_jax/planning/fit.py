@@ -6,11 +6,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from malt_jax.config import MeshConfig
 from malt_jax.errors import UserError
 from malt_jax.malt.experiment import create_sampler, mesh_requests, models
+from malt_jax.malt.objectives import objectives
 from malt_jax.model.llama import Llama
 from malt_jax.planning.estimate import Compiler
 from malt_jax.planning.programs import (
@@ -146,13 +147,18 @@ def _sampling(load: Workload, compiler: Compiler) -> Iterator[_Candidate]:
 
 def _training(load: Workload, compiler: Compiler) -> Iterator[_Candidate]:
     target = compiler.target
-    batch = math.gcd(load.config.sft.batch_size, load.config.dpo.batch_size)
+    stages = {
+        objective.name: objective.options
+        for role in load.config.pipeline.names
+        for objective in objectives(load.config, role)
+    }
+    batch = math.gcd(*(options.batch_size for options in stages.values()))
     for micro in (size for size in range(1, batch + 1) if batch % size == 0):
-        config = dataclasses.replace(
-            load.config,
-            sft=dataclasses.replace(load.config.sft, micro_batch_size=micro),
-            dpo=dataclasses.replace(load.config.dpo, micro_batch_size=micro),
-        )
+        smaller: dict[str, Any] = {
+            name: dataclasses.replace(options, micro_batch_size=micro)
+            for name, options in stages.items()
+        }
+        config = dataclasses.replace(load.config, **smaller)
         request = mesh_requests(config, load.shape, load.dtype)[1]
         try:
             meshes = fitting(request, Hardware.of(target.devices, target.hbm_limit))

@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from malt_jax.errors import UserError
+from malt_jax.malt import objectives
 from malt_jax.malt.experiment import mesh_requests
 from malt_jax.planning.estimate import Estimate
 from malt_jax.planning.programs import Program, Workload
@@ -19,7 +20,7 @@ from malt_jax.planning.targets import Target
 from malt_jax.progress import duration
 from malt_jax.sharding.mesh import Hardware, Meshes, Sizes, build, choose
 
-STAGES = ("trees", "sft", "dpo", "evaluation")
+STAGES = ("trees", *objectives.STAGES, "evaluation")
 SAMPLING_STAGES = ("trees", "evaluation")
 
 

@@ -20,7 +20,7 @@ from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.config import Config
 from malt_jax.errors import UserError
 from malt_jax.malt.experiment import create_sampler, models
-from malt_jax.malt.objectives import objectives
+from malt_jax.malt.objectives import Objective, objectives
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.roles import load_roles
 from malt_jax.model.config import LlamaConfig
@@ -63,7 +63,8 @@ class RoleWork:
     levels: tuple[tuple[str, int], ...]
     """Name and tokens of every level of its prompt: root, question, each earlier role."""
     rows: int
-    """SFT rows in a round."""
+    """Correct completions in a round."""
+    incorrect: int
     pairs: int
     """Preference pairs in a round."""
 
@@ -163,13 +164,14 @@ def _roles(
             fixed = len(prompt.completion_segment(depth, []))
             levels.append((earlier, completion + fixed if shown else 0))
         siblings = prompt.role.branching
-        rows = prompts * siblings * accuracy
+        rows, incorrect = (prompts * siblings * share for share in (accuracy, 1 - accuracy))
         pairs = prompts * siblings * (siblings - 1) * accuracy * (1 - accuracy)
         yield RoleWork(
             prompt.role.name,
             siblings,
             tuple(levels),
             round(questions * min(rows, most_rows)),
+            round(questions * min(incorrect, most_rows)),
             round(questions * min(pairs, most_pairs)),
         )
         prompts *= siblings
@@ -180,7 +182,7 @@ class Program:
     """A compiled program and its calls in a whole run."""
 
     stage: str
-    """trees, evaluation, sft or dpo."""
+    """trees, evaluation, or the name of an objective."""
     role: str
     call: Call
     mesh: Sizes
@@ -241,8 +243,8 @@ def sampling_programs(
     repetitions, policies = config.rounds, 2
     for depth, role in enumerate(load.roles):
         if stage == "evaluation":
-            # The untrained and the SFT policy; that of DPO from the first role that has one.
-            policies = 3 if role.name in config.training.dpo_roles else policies
+            # The untrained and the SFT policy; MALT's from the first role that is trained further.
+            policies = 3 if len(objectives(config, role.name)) > 1 else policies
             repetitions = policies * config.evaluation.seeds
         nodes = tuple(branching[: depth + 1])
         times = math.ceil(asked / questions) * repetitions
@@ -256,18 +258,18 @@ def training_programs(load: Workload, policy: Policy) -> Iterator[Program]:
     """The programs of all training stages, with batches of the longest rows."""
     for role in load.roles:
         for objective in objectives(load.config, role.name):
-            paired = objective.needs_reference
-            rows, branches = (role.pairs, 2) if paired else (role.rows, 1)
+            rows = objective.count_rows(role.rows, role.incorrect, role.pairs)
             if not rows:
                 continue
-            batch = _batch(role, load.completion_tokens, objective.options.batch_size, branches)
+            batch = _batch(role, load.completion_tokens, objective)
             for call in training_calls(policy, objective, batch, rows):
                 call = dataclasses.replace(call, count=call.count * load.config.rounds)
                 yield Program(objective.name, role.name, call, Sizes.of(policy.model.mesh))
 
 
-def _batch(role: RoleWork, completion: int, batch_size: int, branches: int) -> Batch:
-    """A batch of a role's longest rows. Pairs have the log-probabilities of a reference."""
+def _batch(role: RoleWork, completion: int, objective: Objective) -> Batch:
+    """A batch of a role's longest rows, with the log-probabilities of a reference if needed."""
+    branches, batch_size = objective.completions, objective.options.batch_size
     root = role.levels[0][1]
     # The prompts differ from the question on.
     examples = [
@@ -276,5 +278,5 @@ def _batch(role: RoleWork, completion: int, batch_size: int, branches: int) -> B
         )
         for number in (1, 2)
     ]
-    reference = np.zeros((2, 2), np.float32) if branches == 2 else None
+    reference = np.zeros((2, branches), np.float32) if objective.needs_reference else None
     return Batches(examples, batch_size, seed=0, reference_logps=reference).batch(0, 0)

@@ -25,7 +25,9 @@ UPDATES_PER_COMPILATION = 25
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One training row: a prompt with one completion (SFT) or with (chosen, rejected) (DPO).
+    """One training row: a prompt with one completion (SFT) or two.
+
+    The two are (chosen, rejected) for DPO, and for KTO the prompt's own and one of another prompt.
 
     Token ids; completions include their stop token.
     """
@@ -33,7 +35,7 @@ class Example:
     prompt: Sequence[int]
     completions: tuple[Sequence[int], ...]
     weight: float = 1.0
-    """In the loss, for objectives that weigh their rows."""
+    """In the loss, for objectives that weigh their rows. For KTO undesirable ones are negative."""
 
     @property
     def positions(self) -> int:
@@ -64,7 +66,9 @@ class Batch(flax.struct.PyTreeNode):
     lengths: Int[Array, "B n"]
     """Tokens of each completion."""
     reference_logps: Float[Array, "B n"] | None = None
-    """Log-probabilities of the completions under DPO's reference."""
+    """Log-probabilities of the completions under the reference of DPO or KTO."""
+    reference_point: Float[Array, " B"] | None = None
+    """KTO's reference point, the same in every row (`training.step.with_reference_point`)."""
 
     @property
     def tokens(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from malt_jax.training.step import (
     init_state,
     state_spec,
     train_step,
+    with_reference_point,
 )
 
 
@@ -64,6 +66,8 @@ def train(
     key, total_steps = device_put(mesh, (jax.random.key(batches.seed), np.int32(steps)), P())
     for step in range(int(state.step), steps):
         batch = device_put(mesh, batches.batch(*divmod(step, batches.steps_per_epoch)), BATCH_AXES)
+        if objective.needs_reference_point:
+            batch = with_reference_point(policy, base, state.trainable, batch)
         state, metrics = train_step(policy, objective, state, base, batch, total_steps, key)
         yield step + 1, state, metrics
 
@@ -86,7 +90,7 @@ def reference_logps(
 
 
 def training_calls(policy: Policy, objective: Objective, batch: Batch, rows: int) -> Iterator[Call]:
-    """The compiled programs of `reference_logps`, if the batch has such, and of `train`.
+    """The compiled programs of `reference_logps`, if the objective has a reference, and of `train`.
 
     batch: the shape that all batches are taken to have.
     rows:  the number of examples.
@@ -94,18 +98,31 @@ def training_calls(policy: Policy, objective: Objective, batch: Batch, rows: int
     mesh, options = policy.model.mesh, objective.options
     base, trainable = abstract(mesh, variable_specs(policy.model)["params"]), policy.like()
     batch = abstract(mesh, array_specs(batch, BATCH_AXES))
+    updates = total_updates(options, rows)
     if batch.reference_logps is not None:
         arguments = (policy, base, trainable, batch.replace(reference_logps=None))
         steps = -(-rows // options.batch_size)
         yield Call("reference", completion_logps, arguments, steps, tokens=batch.tokens)
     state = abstract(mesh, state_spec(policy, options))
+    if objective.needs_reference_point:
+        arguments = (policy, base, trainable, batch)
+        shapes = jax.eval_shape(partial(with_reference_point, policy), *arguments[1:])
+        batch = abstract(mesh, array_specs(shapes, BATCH_AXES))
+        yield Call(
+            "reference-point",
+            with_reference_point,
+            arguments,
+            updates,
+            tokens=batch.tokens,
+            resident=(trainable, state.optimizer),
+        )
     scalars = jax.eval_shape(lambda: (jnp.int32(0), jax.random.key(0)))
     total, key = abstract(mesh, array_specs(scalars, P()))
     yield Call(
         "update",
         train_step,
         (policy, objective, state, base, batch, total, key),
-        total_updates(options, rows),
+        updates,
         tokens=batch.tokens,
         resident=trainable,  # the weights that training starts from
     )

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens in bounded memory, and losses of preference pairs."""
+"""Log-probabilities of tokens in bounded memory, and losses of pairs and single completions."""
 
 from __future__ import annotations
 
@@ -129,6 +129,26 @@ def preference_losses(
     if options.loss == "robust":
         return (-(1.0 - e) * kept + e * reversed) / (1.0 - 2.0 * e)
     return -(1.0 - e) * kept - e * reversed
+
+
+def kto_losses(
+    logps: Float[Array, "*B"],
+    reference_logps: Float[Array, "*B"],
+    reference_point: Float[Array, "*B"],
+    weights: Float[Array, "*B"],
+    beta: float,
+) -> Float[Array, "*B"]:
+    """KTO's loss of single completions (arXiv 2402.01306, eq. 8), weights included.
+
+    With h = beta (log(policy / reference) - reference_point): w (1 - sigmoid(h)) for a desirable
+    completion of weight w, and w (1 - sigmoid(-h)) for an undesirable one.
+
+    logps, reference_logps: summed over the tokens of each completion.
+    reference_point: estimate of KL(policy || reference), in nats.
+    weights: w of a desirable completion, -w of an undesirable one, 0 for padding.
+    """
+    h = beta * (logps - reference_logps - reference_point)
+    return jnp.abs(weights) * jax.nn.sigmoid(-jnp.sign(weights) * h)
 
 
 def implicit_rewards(

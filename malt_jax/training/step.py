@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from malt_jax.config import SftConfig
 from malt_jax.model.llama import Params
 from malt_jax.sharding.rules import array_specs, constrain
-from malt_jax.training.batches import Batch
+from malt_jax.training.batches import BATCH_AXES, Batch
 from malt_jax.training.losses import TokenScores
 from malt_jax.training.optimizer import learning_rate, optimizer
 from malt_jax.training.policy import Policy
@@ -59,6 +59,8 @@ class Objective(Protocol):
 
     dropout: ClassVar[bool]
     """Whether LoRA's dropout acts in training."""
+    needs_reference_point: ClassVar[bool]
+    """Whether a batch passes through `with_reference_point` before its update."""
 
     @property
     def options(self) -> SftConfig:
@@ -69,6 +71,14 @@ class Objective(Protocol):
 
     def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
         """ "loss" and other metrics, summed over that unit."""
+
+    def means(self, sums: Metrics, count: Float[Array, ""]) -> Metrics:
+        """The metrics of a batch from its sums and its size. A mean over nothing is NaN."""
+
+
+def means(sums: Metrics, count: Float[Array, ""]) -> Metrics:
+    """Every sum divided by the size of the batch."""
+    return {name: value / count for name, value in sums.items()}
 
 
 def sum_logps(scores: TokenScores, batch: Batch) -> Float[Array, "B n"]:
@@ -133,7 +143,7 @@ def train_step(
     updates, optimizer_state = optimizer(config).update(grads, state.optimizer, state.trainable)
     rate = learning_rate(state.step, total_steps, config)
     trainable = jax.tree.map(lambda x, u: x - rate * u, state.trainable, updates)
-    metrics = {name: value / count for name, value in sums.items()}
+    metrics = objective.means(sums, count)
     metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
     state = TrainState(state.step + 1, trainable, optimizer_state)
     return constrain(mesh, state, state_spec(policy, config)), constrain(mesh, metrics, P())
@@ -145,3 +155,29 @@ def completion_logps(
 ) -> Float[Array, "B n"]:
     """Log-probability of each completion, without dropout."""
     return sum_logps(policy.score(base, trainable, batch), batch)
+
+
+@partial(jax.jit, static_argnames=("policy",))
+def with_reference_point(policy: Policy, base: Params, trainable: Params, batch: Batch) -> Batch:
+    """KTO's batch as its update takes it: the rows' own completions and the reference point.
+
+    batch: completions [B, 2], of which the second ones answer another prompt, and their
+        log-probabilities under the reference.
+
+    The reference point is max(0, mean over rows of log(policy / reference) of the second
+    completions), an estimate of KL(policy || reference) in nats (arXiv 2402.01306, section 4.1, and
+    TRL). It carries no gradient, and it is that of the whole batch for any `micro_batch_size`.
+    """
+    if batch.reference_logps is None:
+        raise ValueError("KTO needs the reference's log-probabilities of the batch")
+    other = batch.replace(completions=batch.completions[:, 1:], lengths=batch.lengths[:, 1:])
+    ratios = sum_logps(policy.score(base, trainable, other), other) - batch.reference_logps[:, 1:]
+    real = batch.rows >= 0
+    mean = jnp.sum(jnp.where(real, ratios[:, 0], 0.0)) / jnp.sum(real.astype(jnp.float32))
+    own = batch.replace(
+        completions=batch.completions[:, :1],
+        lengths=batch.lengths[:, :1],
+        reference_logps=batch.reference_logps[:, :1],
+        reference_point=jnp.broadcast_to(jnp.maximum(0.0, mean), real.shape),
+    )
+    return constrain(policy.model.mesh, own, BATCH_AXES)

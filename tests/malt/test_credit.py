@@ -43,8 +43,8 @@ def value_of(rewards: np.ndarray, node: Node) -> Fraction:
 
 def reference(
     rewards: np.ndarray, texts: np.ndarray, role: int, config: CreditConfig
-) -> tuple[list[Node], list[Pair]]:
-    sft, pairs = [], []
+) -> tuple[list[Node], list[Pair], list[Node], list[Node]]:
+    sft, pairs, right, wrong = [], [], [], []
     for question, *parent in np.ndindex(rewards.shape[: role + 1]):
         siblings, seen = [], set()
         for branch in range(rewards.shape[role + 1]):
@@ -68,7 +68,9 @@ def reference(
         pairs += of_parent
         if config.sft_rows == "correct" or has_pair:
             sft += [node for node in siblings if node in correct]
-    return sft, pairs
+        right += [node for node in siblings if node in correct]
+        wrong += [node for node in siblings if node not in correct]
+    return sft, pairs, right, wrong
 
 
 @given(trees())
@@ -109,8 +111,9 @@ def test_rows_and_pairs(
     )
     roles = credit.assign(rewards, texts, range(len(rewards)), config, seed=0)
     for role, rows in enumerate(roles):
-        sft, pairs = reference(rewards, texts[role], role, config)
+        sft, pairs, right, wrong = reference(rewards, texts[role], role, config)
         assert list(rows.sft) == sft
+        assert (list(rows.correct), list(rows.incorrect)) == (right, wrong)
         assert [pair[:2] for pair in rows.pairs] == [pair[:2] for pair in pairs]
         np.testing.assert_allclose(
             [pair.gap for pair in rows.pairs], [pair.gap for pair in pairs], atol=1e-12
@@ -129,6 +132,15 @@ def test_caps_choose_among_the_rows_of_each_question(
     for rows, all_rows in zip(capped, credit.assign(rewards, texts, ids, full, seed), strict=True):
         assert list(rows.sft) == [node for node in all_rows.sft if node in set(rows.sft)]
         assert list(rows.pairs) == [pair for pair in all_rows.pairs if pair in set(rows.pairs)]
+        for nodes, every in (
+            (rows.correct, all_rows.correct),
+            (rows.incorrect, all_rows.incorrect),
+        ):
+            assert list(nodes) == [node for node in every if node in set(nodes)]
+            for question in range(len(rewards)):
+                count = sum(node.question == question for node in nodes)
+                assert count == min(max_rows, sum(n.question == question for n in every))
+        assert rows.correct == rows.sft
         for question in range(len(rewards)):
             count = sum(node.question == question for node in rows.sft)
             assert count == min(max_rows, sum(n.question == question for n in all_rows.sft))

@@ -29,7 +29,8 @@ OPTIONS = [
     *("task.train_questions=4", "task.test_questions=3", "sft.batch_size=4", "dpo.batch_size=4"),
     *("sft.epochs=2", "dpo.epochs=2"),
     "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 3}]",
-    "training.dpo_roles=[verifier]",
+    *("training.dpo_roles=[verifier]", "training.kto_roles=[verifier]"),
+    *("kto.batch_size=4", "kto.epochs=2"),
 ]
 CONFIG = load_config(None, OPTIONS)
 
@@ -122,27 +123,32 @@ def test_training(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
     load, listed = planned
     called: Counter = Counter()
     functions = [
-        recorded(monkeypatch, loop, name, called) for name in ("train_step", "completion_logps")
+        recorded(monkeypatch, loop, name, called)
+        for name in ("train_step", "completion_logps", "with_reference_point")
     ]
     policy, base = experiment.policy, experiment.base
     start = policy.init(base, jax.random.key(0))
     asked = [question.text for question in questions(experiment.pipeline.tokenizer)]
     for role, prompt in zip(load.roles, experiment.pipeline.prompts, strict=True):
         for objective in objectives(CONFIG, role.name):
-            branches, rows = (1, role.rows) if objective.name == "sft" else (2, role.pairs)
+            rows = {
+                "sft": role.rows,
+                "dpo": role.pairs,
+                "kto": role.rows + role.incorrect,
+            }[objective.name]
+            completions = ([5] * 80,) * (2 if objective.name == "dpo" else 1)
             examples = [
-                Example(
-                    prompt.ids(asked[row % 2], [[5] * 80] * prompt.depth), ([5] * 80,) * branches
-                )
+                Example(prompt.ids(asked[row % 2], [[5] * 80] * prompt.depth), completions)
                 for row in range(rows)
             ]
+            examples = objective.arrange(examples, experiment.policy.model.config.max_positions, 0)
             reference = None
             if objective.needs_reference:
                 reference = reference_logps(
                     policy, base, start, examples, objective.options.batch_size
                 )
             train_all(policy, objective, base, start, examples, reference=reference)
-    check(functions, called, listed_calls([p for p in listed if p.stage in ("sft", "dpo")]))
+    check(functions, called, listed_calls([p for p in listed if p.stage in ("sft", "dpo", "kto")]))
 
 
 def test_arguments_have_shardings(planned) -> None:

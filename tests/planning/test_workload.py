@@ -58,7 +58,7 @@ def test_rows_and_pairs_are_those_expected_of_independent_completions(accuracy: 
     overrides = [ROLES, "training.dpo_roles=[verifier]", "task.train_questions=100"]
     load = Workload.of(load_config(None, overrides), Assumptions(5, 4, accuracy), "cpu")
     # The last role's rewards decide its own labels: all outcomes of one prompt's three completions.
-    rows = pairs = 0.0
+    rows = pairs = incorrect = 0.0
     config = CreditConfig(drop_duplicates=False)
     for outcome in itertools.product((0.0, 1.0), repeat=3):
         chance = np.prod([accuracy if reward else 1 - accuracy for reward in outcome])
@@ -67,7 +67,9 @@ def test_rows_and_pairs_are_those_expected_of_independent_completions(accuracy: 
         learned = credit.assign(rewards, [written[..., 0], written], [0], config, 0)[1]
         rows += chance * len(learned.sft)
         pairs += chance * len(learned.pairs)
+        incorrect += chance * len(learned.incorrect)
     assert load.roles[1].rows == pytest.approx(100 * 2 * rows, abs=1)
+    assert load.roles[1].incorrect == pytest.approx(100 * 2 * incorrect, abs=1)
     assert load.roles[1].pairs == pytest.approx(100 * 2 * pairs, abs=1)
 
 
@@ -75,5 +77,5 @@ def test_caps_hold() -> None:
     caps = ["credit.max_rows_per_question=1", "credit.max_pairs_per_question=2"]
     config = load_config(None, [*caps, "task.train_questions=10"])
     load = Workload.of(config, Assumptions(5, 4), "cpu")
-    assert {role.rows for role in load.roles} == {10}
+    assert {(role.rows, role.incorrect) for role in load.roles} == {(10, 10)}
     assert [role.pairs for role in load.roles[1:]] == [20, 20]
