@@ -26,6 +26,7 @@ COMMANDS = {
     "train": Command("malt_jax.train", "sample trees, train every role, compare the systems"),
     "evaluate": Command("malt_jax.evaluate", "compare systems of a run or of an untrained model"),
     "solve": Command("malt_jax.solve", "let the roles answer one question, or show their prompts"),
+    "export": Command("malt_jax.export.__main__", "take the trained roles of a run elsewhere"),
     "plan": Command("malt_jax.plan", "estimate the memory and time that a run needs"),
     "grade": Command("malt_jax.grading.__main__", "judge a file of answers"),
     "tasks": Command("malt_jax.tasks.__main__", "check and count the questions of a task"),

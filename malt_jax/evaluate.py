@@ -30,11 +30,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     source.add_argument(
         "--config", type=Path, help="YAML file with options: evaluates the untrained model"
     )
+    source.add_argument(
+        "--adapters",
+        type=Path,
+        metavar="DIR",
+        help="a pipeline that `malt export` wrote: evaluates its roles as the run's",
+    )
     parser.add_argument(
         "--out",
         type=location,
         help="directory or gs://BUCKET/PATH for samples and results, in its folder evaluation/"
-        " (default: the run's; needed with --config and with changed options)",
+        " (default: the run's; needed with --config, --adapters and changed options)",
     )
     parser.add_argument(
         "--systems",
@@ -67,16 +73,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.evaluate") -> None:
     parser = _parser(prog)
     options = parser.parse_intermixed_args(arguments)
-    if options.out is None and (options.config or options.overrides):
-        parser.error("--out is needed with --config and with changed options")
+    if options.out is None and (options.config or options.adapters or options.overrides):
+        parser.error("--out is needed with --config, --adapters and changed options")
 
     # After the arguments are read, because these import JAX: --help need not wait for that.
     from rich.console import Console
 
     from malt_jax.distributed.processes import is_coordinator, joined
-    from malt_jax.evaluation.finished import Asked, evaluate_run, require_finished
+    from malt_jax.evaluation.finished import Asked, claim, evaluate_run, require_finished
     from malt_jax.evaluation.results import RESULTS_FILE
     from malt_jax.evaluation.store import Store
+    from malt_jax.export.read import ExportedPipeline
     from malt_jax.report.plots import write_plots
     from malt_jax.report.tables import latex, markdown, print_table
     from malt_jax.report.training import write_curves
@@ -85,16 +92,22 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
     from malt_jax.runs.metrics import read_metrics
 
     run, out = options.run_dir, options.out or options.run_dir
+    exported = None if options.adapters is None else ExportedPipeline.read(options.adapters)
     if run is not None:
         require_finished(run)
-    file = options.config if run is None else run / CONFIG_FILE
-    config = load_config(file, options.overrides)
+    if exported is None:
+        config = load_config(options.config or run / CONFIG_FILE, options.overrides)
+    else:
+        config = exported.config(options.overrides)
     names = options.systems.split(",") if options.systems else None
     asked = Asked(options.split, options.limit, options.skip)
     with joined(config.processes, start_facts(config, out)):
         with open_run(out, config) as directory:
             folder, seeds = asked.folder, options.seeds or config.evaluation.seeds
-            content = evaluate_run(config, run, Store(directory, folder), names, asked, seeds)
+            if exported is not None:
+                claim(directory, folder, exported)
+            store = Store(directory, folder)
+            content = evaluate_run(config, run or exported, store, names, asked, seeds)
             directory.write(f"{folder}/{RESULTS_FILE}", json.dumps(content, indent=2) + "\n")
             directory.write(f"{folder}/tables.md", markdown(content))
             directory.write(f"{folder}/tables.tex", latex(content))

@@ -10,6 +10,8 @@ import logging
 import os
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,36 @@ def sync_tree(directory: Path | UPath) -> None:
         return
     for path in [*directory.rglob("*"), directory, directory.parent]:
         sync(path)
+
+
+@contextlib.contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A directory to fill, which gets the name `directory` when the block ends without an error.
+
+    Until then it is a hidden directory next to it, which an error removes. So `directory` appears
+    whole, readable by all, or not at all. A directory that has the name already is replaced: the
+    caller has to check whether it may be.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    hidden = f".{directory.name}-"
+    aside = Path(tempfile.mkdtemp(prefix=hidden, dir=directory.parent))
+    try:
+        yield aside
+        # mkdtemp and some libraries give access to the owner alone.
+        for path in [aside, *aside.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        sync_tree(aside)
+        if directory.exists():
+            old = Path(tempfile.mkdtemp(prefix=hidden, dir=directory.parent))
+            directory.rename(old)
+            aside.rename(directory)
+            shutil.rmtree(old)
+        else:
+            aside.rename(directory)
+        sync(directory.parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def remove_tree(directory: UPath) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from malt_jax.command import add_options, command
 from malt_jax.config import QUICKSTART, load_config
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
     parser.add_argument(
         "source",
         metavar="RUN_OR_MODEL",
-        help="a run directory (its trained roles answer), or a model as in model.name below",
+        help="a run directory or an exported pipeline (the trained roles answer), or a model as in"
+        " model.name below",
     )
     parser.add_argument("question", nargs="?", help="what to answer")
     parser.add_argument(
@@ -52,26 +54,34 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
 
     from malt_jax.evaluation.sampling import evaluation_key
     from malt_jax.evaluation.single_question import show_prompts, solve
+    from malt_jax.export.read import ExportedPipeline, is_export
     from malt_jax.malt.experiment import prepare
     from malt_jax.malt.roles import QUESTION
     from malt_jax.malt.round import restore_trained
     from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
 
-    run = location(options.source)
+    run, exported = location(options.source), None
     with reached(run):
         is_run = (run / CONFIG_FILE).exists()
-    if is_run:
+        if is_export(run):
+            exported = ExportedPipeline.read(Path(options.source))
+    roles = None if exported is None else exported.roles
+    if exported is not None:
+        config = exported.config(options.overrides)
+    elif is_run:
         config = load_config(run / CONFIG_FILE, options.overrides)
     else:
         # Without options of its own the embedded model is asked as its quickstart asks it.
         overrides = [f"model.name={options.source}", *options.overrides]
         config = load_config(QUICKSTART if options.source == "tiny" else None, overrides)
     if options.show_prompts:
-        show_prompts(config, options.question or f"{{{QUESTION}}}")
+        show_prompts(config, options.question or f"{{{QUESTION}}}", roles)
         return
-    experiment = prepare(config)
+    experiment = prepare(config, roles)
     trained = {}
-    if is_run and not options.untrained:
+    if exported is not None and not options.untrained:
+        trained = exported.weights(config, experiment.policy)
+    elif is_run and not options.untrained:
         like = experiment.policy.like()
         trained = restore_trained(RunDirectory.read(run), config, like).final
     key = jax.random.fold_in(evaluation_key(config.seed), options.seed)

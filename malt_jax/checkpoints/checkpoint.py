@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import shutil
-import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,15 +12,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from malt_jax.checkpoints.gguf import GGUFFile
 from malt_jax.checkpoints.huggingface import HuggingFaceDirectory, write_json, write_tensors
 from malt_jax.checkpoints.tokenizer import CONFIG, GENERATION_CONFIG, Tokenizer, load_tokenizer
-from malt_jax.checkpoints.weights import assemble, disassemble
+from malt_jax.checkpoints.weights import TensorSource, assemble, disassemble
 from malt_jax.errors import UserError
-from malt_jax.files import sync, sync_tree
+from malt_jax.files import new_directory
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
 from malt_jax.model.llama import Llama, Params, init_params
 
@@ -107,6 +107,15 @@ class StoredCheckpoint:
         other = TINY if self._tokenizer is None and self.name in PRESETS else self._tokenizer
         return self._files.tokenizer() if other is None else _open_tokenizer(other)
 
+    def tensors(self) -> TensorSource:
+        """The tensors in the checkpoint's files, in the dtype they have there.
+
+        Raises UserError for a preset, which has no files.
+        """
+        if self.name in PRESETS:
+            raise UserError(f"{self.name}: a preset has RANDOM weights and no files")
+        return self._files.tensors()
+
     def load(self, *, dtype: Any, key: Array, mesh: Mesh | None = None) -> Checkpoint:
         """Reads the weights.
 
@@ -126,7 +135,7 @@ class StoredCheckpoint:
             )
             params = init_params(model, key)
         else:
-            params = assemble(self._files.tensors(), model)
+            params = assemble(self.tensors(), model)
         return Checkpoint(self.name, config, params, tokenizer)
 
 
@@ -143,30 +152,30 @@ def save_checkpoint(
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: exists already; name a new directory for the checkpoint")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        _write(aside, checkpoint, max_shard_bytes)
-        # mkdtemp and safetensors give access to the owner alone.
-        aside.chmod(0o755)
-        for file in aside.iterdir():
-            file.chmod(0o644)
-        sync_tree(aside)
-        aside.rename(directory)
-        sync(directory.parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    dtype = jax.tree.leaves(checkpoint.params)[0].dtype.name
+    tensors = disassemble(checkpoint.params, checkpoint.config)
+    with new_directory(directory) as aside:
+        write_checkpoint(
+            aside, checkpoint.config, checkpoint.tokenizer, tensors, dtype, max_shard_bytes
+        )
 
 
-def _write(directory: Path, checkpoint: Checkpoint, max_shard_bytes: int) -> None:
-    config, tokenizer = checkpoint.config, checkpoint.tokenizer
+def write_checkpoint(
+    directory: Path,
+    config: LlamaConfig,
+    tokenizer: Tokenizer,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    dtype: str,
+    max_shard_bytes: int = _MAX_SHARD_BYTES,
+) -> None:
+    """Writes a checkpoint's files into an empty directory; see `save_checkpoint`.
+
+    tensors: under Hugging Face's names, all of this dtype. Held in memory: one shard.
+    """
     tokenizer.save(directory)
     ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": list(tokenizer.stop_ids)}
-    dtype = jax.tree.leaves(checkpoint.params)[0].dtype.name
     write_json(directory / CONFIG, config.to_huggingface() | ends | {"dtype": dtype})
     write_json(directory / GENERATION_CONFIG, ends)
-    tensors = disassemble(checkpoint.params, config)
     write_tensors(directory, tensors, max_shard_bytes=max_shard_bytes)
 
 

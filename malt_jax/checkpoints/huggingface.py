@@ -54,15 +54,24 @@ class HuggingFaceDirectory:
         Raises UserError when files are missing or truncated. Reading a tensor raises UserError for
         a type that is neither NumPy's nor bfloat16 nor float8.
         """
-        files: dict[str, Path] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for file in _weight_files(self.path):
-            with _open(file) as opened:
-                names = opened.keys()
-                for name in names:
-                    files[name] = file
-                    shapes[name] = tuple(opened.get_slice(name).get_shape())
-        return TensorSource(str(self.path), shapes, lambda name: _read(files[name], name))
+        return safetensors_source(_weight_files(self.path), str(self.path))
+
+
+def safetensors_source(paths: Iterable[Path], origin: str) -> TensorSource:
+    """The tensors of safetensors files, read one at a time.
+
+    Raises UserError when a file is truncated. Reading a tensor raises UserError for a type that is
+    neither NumPy's nor bfloat16 nor float8.
+    """
+    files: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in paths:
+        with _open(file) as opened:
+            names = opened.keys()
+            for name in names:
+                files[name] = file
+                shapes[name] = tuple(opened.get_slice(name).get_shape())
+    return TensorSource(origin, shapes, lambda name: _read(files[name], name))
 
 
 def write_tensors(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -37,6 +38,13 @@ _CLOCK = "".join(
         *(f" | replace('%{x}', '{_DATE.strftime('%' + x)}')" for x in "aAbBdHIjmMpSyY"),
         " }}{% endmacro %}\n",
     ]
+)
+
+
+# A text that tokenizers of different families split differently.
+_PROBE = (
+    "  Ann's 3 cafés sold 1,234.50 kg in 2024!\n\n\tWE'LL see: x=12*(7+85)=1104 — 数学 ½ 🚀🇫🇷\r\n "
+    "I’d naïvely  say   'hello_world' || 007 <|end|> ١٢٣ e\u0301 \u00e9"
 )
 
 
@@ -99,6 +107,37 @@ class Tokenizer:
         """Ids of control tokens, which `decode` leaves out and plain `encode` never gives."""
         added = self._fast.added_tokens_decoder
         return frozenset(index for index, token in added.items() if token.special)
+
+    def token(self, token_id: int) -> str:
+        """The text of one token as the vocabulary spells it."""
+        return str(self._fast.backend_tokenizer.id_to_token(token_id))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the ids and control tokens, the chat template, the stop ids and the ids of a
+        text with numbers, accents and blanks. Equal for equal tokenizers in files of any kind."""
+        content = {
+            "ids": self._fast.backend_tokenizer.get_vocab(with_added_tokens=True),
+            "special": sorted(self.special_ids),
+            "stop": self.stop_ids,
+            "chat_template": self._fast.chat_template,
+            "probe": self.encode(_PROBE),
+        }
+        text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def vocabulary(self) -> tokenizers.Tokenizer:
+        """The vocabulary with its rules for splitting and merging; not to be changed."""
+        return self._fast.backend_tokenizer
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._fast.chat_template
+
+    @property
+    def eos_token(self) -> str | None:
+        return self._fast.eos_token
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of a text. Never adds tokens for the beginning or the end.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ def assemble(source: TensorSource, model: Llama) -> Params:
     a tensor whose numbers are not floats.
     """
     expected = leaves(model.config)
-    _check_names_and_shapes(source, expected, model.config)
+    require_tensors_of(model.config, source)
     targets = flatten_dict(abstract(model.mesh, variable_specs(model)["params"]))
     return unflatten_dict(
         {leaf.path: _assemble_leaf(source, leaf, targets[leaf.path]) for leaf in expected}
@@ -105,7 +105,7 @@ def _assemble_leaf(source: TensorSource, leaf: Leaf, target: jax.ShapeDtypeStruc
     parts = {bounds(index): index for index in indices if index is not None}
     host = {key: np.empty([stop - start for start, stop, _ in key], target.dtype) for key in parts}
     for layer, name in enumerate(leaf.names):
-        tensor = _read_floats(source, name)
+        tensor = read_floats(source, name)
         for key, index in parts.items():
             if leaf.stacked:
                 host[key][layer] = tensor[index[1:]]
@@ -127,12 +127,26 @@ def disassemble(params: Params, config: LlamaConfig) -> Iterator[tuple[str, np.n
                 yield leaf.names[layer], to_host(arrays[leaf.path][layer])
 
 
-def _check_names_and_shapes(
-    source: TensorSource, expected: list[Leaf], config: LlamaConfig
+def require_tensors_of(config: LlamaConfig, source: TensorSource) -> None:
+    """Raises one UserError that lists every tensor that is missing, surplus or misshaped."""
+    wanted = {name: leaf.tensor_shape for leaf in leaves(config) for name in leaf.names}
+    tied = ["lm_head.weight"] if config.tie_embeddings else []
+    require_shapes(source, wanted, "the configuration", ignored=tied)
+
+
+def require_shapes(
+    source: TensorSource,
+    wanted: Mapping[str, tuple[int, ...]],
+    owner: str,
+    ignored: Collection[str] = (),
 ) -> None:
-    wanted = {name: leaf.tensor_shape for leaf in expected for name in leaf.names}
+    """Raises one UserError that lists every tensor that is missing, surplus or misshaped.
+
+    owner:   in the message, what the wanted names and shapes follow from.
+    ignored: names that may be there.
+    """
     missing = [name for name in wanted if name not in source.shapes]
-    known = {*wanted, "lm_head.weight"} if config.tie_embeddings else wanted.keys()
+    known = {*wanted, *ignored}
     surplus = [name for name in source.shapes if name not in known and not _DERIVED.search(name)]
     misshaped = [
         f"{name} (is {list(source.shapes[name])}, should be {list(shape)})"
@@ -141,7 +155,7 @@ def _check_names_and_shapes(
     ]
     problems = [("missing", missing), ("surplus", surplus), ("of another shape", misshaped)]
     if any(names for _, names in problems):
-        lines = [f"{source.origin}: the tensors do not fit the configuration"]
+        lines = [f"{source.origin}: the tensors do not fit {owner}"]
         lines += [f"  {kind}: {_listing(names)}" for kind, names in problems if names]
         raise UserError("\n".join(lines))
 
@@ -151,7 +165,8 @@ def _listing(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _read_floats(source: TensorSource, name: str) -> np.ndarray:
+def read_floats(source: TensorSource, name: str) -> np.ndarray:
+    """A tensor of a source. Raises UserError when its numbers are not floats."""
     tensor = source.read(name)
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise UserError(

@@ -9,17 +9,22 @@ from typing import Any, NamedTuple
 from upath import UPath
 
 from malt_jax.config import Config, plain
+from malt_jax.distributed.processes import broadcast
 from malt_jax.errors import UserError
 from malt_jax.evaluation.results import RESULTS_FILE, evaluate
 from malt_jax.evaluation.sampling import Policies, Team
 from malt_jax.evaluation.store import FOLDER, Store
-from malt_jax.evaluation.systems import MALT, STAR, all_names
-from malt_jax.files import reached
+from malt_jax.evaluation.systems import MALT, STAR, all_names, system
+from malt_jax.export.read import ExportedPipeline
+from malt_jax.files import names_in, parse_json_object, reached
 from malt_jax.malt.experiment import prepare, select_questions
 from malt_jax.malt.round import restore_trained
 from malt_jax.runs.directory import RunDirectory, versions
 from malt_jax.runs.metrics import last_values, read_metrics
 from malt_jax.tasks.base import Question, Split, Task
+
+WEIGHTS_FILE = "weights.json"
+"""Checksums of the exported weights that a directory's samples are of."""
 
 
 class Asked(NamedTuple):
@@ -50,31 +55,39 @@ class Asked(NamedTuple):
 
 def evaluate_run(
     config: Config,
-    run: UPath | None,
+    source: UPath | ExportedPipeline | None,
     store: Store,
     names: Sequence[str] | None,
     asked: Asked,
     seeds: int,
 ) -> dict[str, Any]:
-    """Compares systems on the policies of a run, or of the untrained model if there is none.
+    """Compares systems on the policies of a run or of an exported pipeline.
 
     config: of the evaluation; the run's own may differ in task and sampling.
+    source: None: the untrained model.
     names:  None: all systems.
 
-    Raises UserError as `prepare`, `restore_trained` and `evaluate` do.
+    Raises UserError as `prepare`, `restore_trained`, `ExportedPipeline.weights` and `evaluate` do,
+    and for systems that need weights which an export does not have.
     """
-    experiment = prepare(config)
+    exported = source if isinstance(source, ExportedPipeline) else None
+    experiment = prepare(config, None if exported is None else exported.roles)
     roles = experiment.pipeline.names
     policies: Policies = {}
     training: dict[str, Any] = {}
-    if run is not None:
-        earlier = RunDirectory.read(run)
+    if exported is not None:
+        names = _without_star(names, roles, config.evaluation.votes)
+        policies = {MALT: exported.weights(config, experiment.policy)}
+        if exported.file.task != config.task.name:
+            training = {"trained_on": exported.file.task}
+    elif isinstance(source, UPath):
+        earlier = RunDirectory.read(source)
         like = experiment.policy.like()
         trained = restore_trained(earlier, earlier.config, like)
         policies = {STAR: trained.sft, MALT: trained.final}
-        training = _training(run, earlier.config, config)
+        training = _training(source, earlier.config, config)
     if names is None:
-        names = all_names(roles, config.evaluation.votes, trained=run is not None)
+        names = all_names(roles, config.evaluation.votes, trained=source is not None)
     questions = asked.questions(experiment.task, config)
     with experiment.sampling_weights() as weights:
         team = Team.of(experiment, config, weights, policies)
@@ -90,6 +103,48 @@ def evaluate_run(
         "config": plain(config),
         "versions": versions(),
     }
+
+
+def claim(directory: RunDirectory, folder: str, exported: ExportedPipeline) -> None:
+    """Records in a directory which weights the samples in its folder are of.
+
+    Raises UserError, in all processes, when there are samples of other weights.
+    """
+    weights = {name: entry.sha256 for name, entry in exported.file.files.items()}
+    file = directory.path / WEIGHTS_FILE
+
+    def check() -> None:
+        with reached(file):
+            if file.exists():
+                same = parse_json_object(file.read_bytes(), str(file)) == weights
+            else:
+                same = not names_in(directory.path / folder, "seed-*")
+        if not same:
+            raise UserError(
+                f"{directory.path} has samples of other weights than {exported.path}; name another"
+                " --out"
+            )
+
+    broadcast(check)
+    directory.write(WEIGHTS_FILE, json.dumps(weights, indent=2) + "\n")
+
+
+def _without_star(names: Sequence[str] | None, roles: Sequence[str], votes: int) -> list[str]:
+    """The systems to compare, which an export can answer for: it lacks the weights after SFT.
+
+    names: those that were asked for; None: all.
+
+    Raises UserError when one of them needs those weights.
+    """
+    wanted = all_names(roles, votes, trained=True) if names is None else names
+    without = [name for name in wanted if STAR not in system(name, roles, votes).chain]
+    if names is not None and len(without) < len(names):
+        lost = ", ".join(name for name in names if name not in without)
+        raise UserError(
+            f"{lost}: these systems need the weights after SFT, and an export holds the final ones;"
+            " give the run with --run-dir"
+        )
+    return without
 
 
 def require_finished(run: UPath) -> None:

@@ -24,9 +24,8 @@ from malt_jax.evaluation.statistics import (
 )
 from malt_jax.evaluation.store import Store
 from malt_jax.evaluation.systems import BASE, DEBATE, DEBATER, SILENT, Chain, System, system
+from malt_jax.runs.directory import RESULTS_FILE as RESULTS_FILE
 from malt_jax.tasks.base import Question, Task
-
-RESULTS_FILE = "results.json"
 
 BEST, SINGLE = "malt+mv", "sa"
 """The two systems that all others are compared with, if they were evaluated."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Array, Key
 
@@ -12,20 +12,23 @@ from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.config import Config
 from malt_jax.malt.experiment import Experiment
 from malt_jax.malt.prompts import Pipeline
-from malt_jax.malt.roles import load_roles
+from malt_jax.malt.roles import Role, load_roles
 from malt_jax.malt.tree import decode_texts, node_request
 from malt_jax.model.llama import Params
 from malt_jax.sampling.completions import Completions
 from malt_jax.tasks.base import Question
 
 
-def show_prompts(config: Config, question: str) -> None:
+def show_prompts(config: Config, question: str, roles: Sequence[Role] | None = None) -> None:
     """Prints every role's prompt for a question, by the model's chat template.
+
+    roles: with their prompts; None: those that the configuration names.
 
     Raises UserError for a prompt file or a template that cannot be used.
     """
     tokenizer = StoredCheckpoint(config.model.name, config.model.tokenizer).tokenizer
-    roles = load_roles(config.pipeline.roles, tasks.create(config.task).prompts)
+    if roles is None:
+        roles = load_roles(config.pipeline.roles, tasks.create(config.task).prompts)
     for prompt in Pipeline.of(roles, tokenizer).prompts:
         fixed = len(prompt.ids("", [[]] * prompt.depth))
         print(f"--- {prompt.role.name} ({fixed} tokens with empty slots) ---")

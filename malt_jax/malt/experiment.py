@@ -15,7 +15,7 @@ from malt_jax.checkpoints.checkpoint import StoredCheckpoint
 from malt_jax.config import Config
 from malt_jax.malt.objectives import objectives
 from malt_jax.malt.prompts import Pipeline
-from malt_jax.malt.roles import load_roles
+from malt_jax.malt.roles import Role, load_roles
 from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Llama, Params
 from malt_jax.sampling.sampler import Sampler
@@ -119,13 +119,16 @@ def create_sampler(config: Config, model: Llama, stop_ids: Sequence[int]) -> Sam
     return Sampler(model, parameters, sampling.chunk, sampling.questions_per_batch)
 
 
-def prepare(config: Config) -> Experiment:
+def prepare(config: Config, roles: Sequence[Role] | None = None) -> Experiment:
     """Loads the task, the model and the prompts of a configuration.
+
+    roles: with their prompts; None: those that the configuration names.
 
     Raises UserError for whatever of these is missing, malformed or does not fit together.
     """
     task = tasks.create(config.task)
-    roles = load_roles(config.pipeline.roles, task.prompts)
+    if roles is None:
+        roles = load_roles(config.pipeline.roles, task.prompts)
     dtype = jnp.dtype(config.model.resolve_dtype(jax.default_backend()))
     stored = StoredCheckpoint(config.model.name, config.model.tokenizer)
     shape = stored.config

@@ -46,6 +46,11 @@ class RolePrompt:
         }
 
     @property
+    def ids_after(self) -> dict[str, tuple[int, ...]]:
+        """The ids of the fixed text after each slot; `root` has those before the first."""
+        return dict(self._after)
+
+    @property
     def depth(self) -> int:
         """Number of completions that the prompt depends on."""
         return len(self.ancestors)

@@ -101,11 +101,15 @@ def load_role(path: Path, name: str, branching: int, ancestors: Sequence[str]) -
             " `assistant` each"
         ) from None
     role = Role(name, branching, file.system, file.user, file.examples)
-    _check_slots(path, role, ancestors)
+    require_slots(path, role, ancestors)
     return role
 
 
-def _check_slots(path: Path, role: Role, ancestors: Sequence[str]) -> None:
+def require_slots(path: Path, role: Role, ancestors: Sequence[str]) -> None:
+    """Raises UserError, which names `path`, unless a role's user turn has the slots it needs.
+
+    ancestors: the earlier roles' names.
+    """
     known = [QUESTION, *ancestors]
     slots = [match[1] for match in SLOT.finditer(role.user)]
     listed = ", ".join(f"{{{slot}}}" for slot in known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -51,6 +51,33 @@ def restore_tree(path: str | UPath, like: Tree) -> Tree:
             return checkpointer.restore(address, wanted)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"the checkpoint {address} is damaged: {_line(error)}") from None
+
+
+def restore_leaf(path: str | UPath, like: Any, leaf: Sequence[str]) -> jax.Array:
+    """Reads one array of the tree that `save_tree` wrote, and no other.
+
+    like: as for `restore_tree`, a tree of nested dicts.
+    leaf: the keys of the array.
+
+    Raises UserError as `restore_tree` does.
+    """
+    address = _address(path)
+    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    _require_equal(address, _stored_shapes(address), _shapes(wanted))
+    one = jax.tree_util.tree_map_with_path(
+        lambda keys, x: x if [key.key for key in keys] == [*leaf] else ocp.PLACEHOLDER, wanted
+    )
+    arguments = ocp.args.PyTreeRestore(
+        item=one, restore_args=ocp.checkpoint_utils.construct_restore_args(one)
+    )
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        try:
+            found = checkpointer.restore(address, args=arguments)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"the checkpoint {address} is damaged: {_line(error)}") from None
+    for key in leaf:
+        found = found[key]
+    return found
 
 
 class StateStore:

@@ -42,6 +42,8 @@ from malt_jax.runs.lock import always_held, locked
 from malt_jax.runs.stage import MANIFEST, Manifest, Stage, appears, seen
 
 CONFIG_FILE = "config.yaml"
+RESULTS_FILE = "results.json"
+"""Written when the run has ended."""
 
 
 def versions() -> dict[str, str]:
