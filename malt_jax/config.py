@@ -9,6 +9,7 @@ the paper leaves a choice open, the help text says so.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import json
@@ -16,7 +17,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 from pydantic import Field
@@ -24,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from upath import UPath
 
 from malt_jax.errors import UserError
+from malt_jax.role_sections import SECTIONS, inherited, reduced
 from malt_jax.strict_yaml import dump_yaml, parse_yaml, read_yaml
 
 QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
@@ -275,6 +277,26 @@ class ProcessesConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class RoleOptions:
+    """Options of one role, such as roles.verifier.dpo.beta; others are as for all roles."""
+
+    # In files and arguments a section holds single options, here it is complete.
+    credit: CreditConfig | None = _option(None, "options of credit; null: as for all roles")
+    sft: SftConfig | None = _option(None, "options of sft; null: as for all roles")
+    dpo: DpoConfig | None = _option(None, "options of dpo; null: as for all roles")
+    kto: KtoConfig | None = _option(None, "options of kto; null: as for all roles")
+
+
+class RoleSections(NamedTuple):
+    """The sections of options that hold for one role."""
+
+    credit: CreditConfig
+    sft: SftConfig
+    dpo: DpoConfig
+    kto: KtoConfig
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Config:
     """One run, completely."""
 
@@ -290,6 +312,9 @@ class Config:
     sft: SftConfig = SftConfig()
     dpo: DpoConfig = DpoConfig()
     kto: KtoConfig = KtoConfig()
+    roles: dict[str, RoleOptions] = _option(
+        {}, "by role, options of credit, sft, dpo and kto that differ from those of all roles"
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     sampling_mesh: MeshConfig = _option(MeshConfig(), "for sampling; null: chosen", resumable=True)
     training_mesh: MeshConfig = _option(MeshConfig(), "for training; null: chosen", resumable=True)
@@ -302,7 +327,27 @@ class Config:
             trained = getattr(self.training, option)
             if not set(trained) <= set(names):
                 raise ValueError(f"training.{option}: must be some of {names}, got {[*trained]}")
+        if not self.roles.keys() <= set(names):
+            raise ValueError(f"roles: must be some of {names}, got {[*self.roles]}")
         return self
+
+    def of_role(self, role: str) -> RoleSections:
+        """The options of a role: its own sections, and those of all roles for the others."""
+        own = self.roles.get(role, RoleOptions())
+        return RoleSections(*(getattr(own, name) or getattr(self, name) for name in SECTIONS))
+
+    def with_section(self, role: str, section: str, options: SftConfig | CreditConfig) -> Config:
+        """The configuration with other options in the section that holds for a role."""
+        changed: Any = {section: options}
+        if self.section_name(role, section) != section:
+            own = dataclasses.replace(self.roles[role], **changed)
+            changed = {"roles": {**self.roles, role: own}}
+        return dataclasses.replace(self, **changed)
+
+    def section_name(self, role: str, section: str) -> str:
+        """The name of the section that holds for a role: "dpo" or "roles.verifier.dpo"."""
+        own = getattr(self.roles.get(role), section, None)
+        return section if own is None else f"roles.{role}.{section}"
 
     @property
     def test_limit(self) -> int | None:
@@ -317,8 +362,8 @@ _CONFIG = pydantic.TypeAdapter(Config)
 def load_config(file: Path | UPath | str | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration in a YAML file (None: the defaults), changed by `field=value` overrides.
 
-    An override's field is a full name ("sampling.top_p", "pipeline.roles.0.branching"), its value
-    is YAML. Later ones win.
+    An override's field is a full name ("sampling.top_p", "pipeline.roles.0.branching",
+    "roles.verifier.dpo.beta"), its value is YAML. Later ones win.
 
     Raises UserError, with one line a problem, for a file that cannot be read, an unknown option,
     a value of another type and a value outside its bounds.
@@ -338,11 +383,25 @@ def load_config(file: Path | UPath | str | None = None, overrides: Sequence[str]
             value = {key: value}
         values = _merged(values, value)
     try:
-        # As JSON, where lists may become tuples and sections dataclasses, and nothing else is cast.
-        return _CONFIG.validate_json(json.dumps(values))
+        config = _validated(values)
+        # Where a role's options are those of all roles, the role has no section of its own.
+        return _validated(plain(config)) if config.roles else config
     except pydantic.ValidationError as error:
-        problems = [_explained(problem, file, overrides) for problem in error.errors()]
+        found = error.errors()
+        known = {_problem_key(problem, problem["loc"]) for problem in found}
+        problems = [
+            _explained(problem, file, overrides)
+            for problem in found
+            # A role inherits wrong options too; they are reported once.
+            if problem["loc"][:1] != ("roles",)
+            or _problem_key(problem, problem["loc"][2:]) not in known
+        ]
     raise UserError("\n  ".join(problems if len(problems) == 1 else ["invalid options", *problems]))
+
+
+def _validated(values: Mapping[str, Any]) -> Config:
+    # As JSON, where lists may become tuples and sections dataclasses, and nothing else is cast.
+    return _CONFIG.validate_json(json.dumps(inherited(values)))
 
 
 def to_yaml(config: Config) -> str:
@@ -351,8 +410,11 @@ def to_yaml(config: Config) -> str:
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """All options as JSON has them: sections are dicts, tuples are lists."""
-    return _CONFIG.dump_python(config, mode="json")
+    """All options as JSON has them: sections are dicts, tuples are lists.
+
+    Sections of single roles hold only the options that differ from those of all roles.
+    """
+    return reduced(_CONFIG.dump_python(config, mode="json"))
 
 
 def leaves(config: Config) -> dict[str, Any]:
@@ -387,7 +449,10 @@ def diff(old: Config, new: Config) -> list[str]:
 
 @functools.cache
 def options() -> dict[str, Mapping[str, Any]]:
-    """The JSON schemas of all sections, options and items by full name; "" is all, "0" any item."""
+    """The JSON schemas of all sections, options and items by full name.
+
+    "" is all, "0" any item of a list, and "ROLE" any role.
+    """
     whole = _CONFIG.json_schema()
     found: dict[str, Mapping[str, Any]] = {}
 
@@ -395,6 +460,8 @@ def options() -> dict[str, Mapping[str, Any]]:
         section = schema.get("$ref", "").removeprefix("#/$defs/")
         found[name] = schema = {**whole["$defs"].get(section, {}), **schema}
         items = {"0": schema["items"]} if "items" in schema else {}
+        if isinstance(by_role := schema.get("additionalProperties"), dict):
+            items = {"ROLE": by_role}
         for key, inner in schema.get("properties", items).items():
             add(f"{name}.{key}".lstrip("."), inner)
 
@@ -417,17 +484,25 @@ def allowed(schema: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def _problem_key(problem: Mapping[str, Any], place: Sequence[int | str]) -> str:
+    """Equal for the same error in options at two places."""
+    value = None if problem["type"] == "value_error" else problem["input"]
+    return repr((place, problem["msg"], value))
+
+
 def _explained(problem: Mapping[str, Any], file: object, overrides: Sequence[str]) -> str:
     """One line about an error of pydantic's: the option, what is wrong, and its source."""
     name, kind = ".".join(map(str, problem["loc"])), problem["type"]
-    general = re.sub(r"[.]\d+\b", ".0", name)
+    general = _general(problem["loc"])
     if kind == "unexpected_keyword_argument":
         section, _, key = general.rpartition(".")
         known = options()[section]["properties"]
         close = difflib.get_close_matches(key, known)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(known)}"
         message = f"no such option; {hint}"
-    elif kind == "value_error" and "properties" in options()[general]:
+    elif kind == "value_error" and (
+        "properties" in options()[general] or general.startswith("roles.ROLE.")
+    ):
         message = str(problem["ctx"]["error"])  # it names the option below this section, and values
         return f"{name}.{message}".removeprefix(".")
     elif kind in ("value_error", "json_invalid") or problem.get("ctx", {}).get("le") == _LARGEST:
@@ -441,6 +516,14 @@ def _explained(problem: Mapping[str, Any], file: object, overrides: Sequence[str
         if f"{name}.".startswith(f"{field}.") or field.startswith(f"{name}."):
             source = f"option {override!r:.100}"
     return f"{name}: {message}" + (f" (in {source})" if source is not None else "")
+
+
+def _general(place: Sequence[int | str]) -> str:
+    """The name that `options` has for an option, which `place` leads to."""
+    if place[:1] == ("roles",) and len(place) > 1:
+        # A role's sections are described once, as those of all roles.
+        place = place[2:] if len(place) > 3 else ("roles", "ROLE", *place[2:])
+    return ".".join("0" if isinstance(part, int) else part for part in place)
 
 
 def _merged(old: Any, new: Any) -> Any:

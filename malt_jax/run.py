@@ -53,7 +53,8 @@ def run(config: Config, directory: RunDirectory, trees: UPath | None = None) -> 
     test = select_questions(task, "test", config.test_limit, config.seed)
     check_questions(experiment, config, train, test)
     trained, counts, rewards = train_roles(experiment, config, directory, train, trees)
-    uncertain = value_uncertainty(rewards, config.credit.threshold)
+    thresholds = [config.of_role(role).credit.threshold for role in pipeline.names]
+    uncertain = value_uncertainty(rewards, thresholds)
     store, seeds = Store(directory), config.evaluation.seeds
     with experiment.sampling_weights() as weights:
         team = Team.of(experiment, config, weights, {STAR: trained.sft, MALT: trained.final})

@@ -15,6 +15,9 @@ from malt_jax.config import (
     MESH_AXES,
     QUICKSTART,
     Config,
+    CreditConfig,
+    DpoConfig,
+    KtoConfig,
     LoraConfig,
     ModelConfig,
     RoleConfig,
@@ -62,6 +65,64 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
     assert config.pipeline.roles == (RoleConfig("generator"), RoleConfig("refiner", 5))
     assert config.task.options == {"style": ["a", {"b": 1}]}
     assert config.dpo.epochs is None and config.model.name == "a=b"
+
+
+def test_a_role_inherits_what_its_sections_leave_open(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "dpo: {beta: 0.5, epochs: 3}\n"
+        "roles: {verifier: {dpo: {epochs: null, learning_rate: 1e-3}}}\n",
+    )
+    changed = ["roles.refiner.credit.threshold=0.2", "dpo.batch_size=4", "kto.beta=0.7"]
+    config = load_config(file, changed)
+    everyone = DpoConfig(beta=0.5, epochs=3, batch_size=4)
+    assert config.of_role("generator") == (config.credit, config.sft, everyone, KtoConfig(beta=0.7))
+    assert config.of_role("verifier") == config.of_role("generator")._replace(
+        dpo=dataclasses.replace(everyone, epochs=None, learning_rate=1e-3)
+    )
+    assert config.of_role("refiner") == config.of_role("generator")._replace(
+        credit=CreditConfig(threshold=0.2)
+    )
+    names = [config.section_name(role, "dpo") for role in ("verifier", "refiner")]
+    assert names == ["roles.verifier.dpo", "dpo"]
+
+
+def test_a_run_s_file_holds_only_what_differs_for_a_role(tmp_path: Path) -> None:
+    first = load_config(None, ["roles.verifier.dpo={beta: 0.3, epochs: 2}", "roles.refiner.sft={}"])
+    own = {name: value for name, value in leaves(first).items() if name.startswith("roles")}
+    assert own == {"roles.verifier.dpo.beta": 0.3, "roles.verifier.dpo.epochs": 2}
+    file = write(tmp_path, to_yaml(first))
+    assert load_config(file) == first
+    # An option of all roles that is changed later still reaches the role.
+    later = load_config(file, ["dpo.batch_size=2", "dpo.beta=0.3"])
+    assert later.of_role("verifier").dpo == DpoConfig(beta=0.3, epochs=2, batch_size=2)
+    assert diff(first, later) == [
+        "dpo.batch_size: 8 -> 2",
+        "dpo.beta: 0.2 -> 0.3",
+        "roles.verifier.dpo.beta: 0.3 -> (absent)",
+    ]
+    assert load_config(None, ["roles.verifier.dpo.beta=0.2"]) == Config()
+
+
+def test_a_wrong_option_that_a_role_inherits_is_reported_once() -> None:
+    with pytest.raises(UserError) as error:
+        load_config(None, ["dpo={beta: -1, micro_batch_size: 5}", "roles.verifier.dpo.epochs=3"])
+    assert len(str(error.value).splitlines()) == 1 and "roles" not in str(error.value)
+    with pytest.raises(UserError) as error:
+        load_config(None, ["dpo.micro_batch_size=5", "roles.verifier.dpo.epochs=3"])
+    assert len(str(error.value).splitlines()) == 1 and "roles" not in str(error.value)
+
+
+def test_a_section_of_a_role_is_exchanged_where_it_is() -> None:
+    config = load_config(None, ["roles.verifier.dpo.beta=0.3"])
+    for role, name in (("verifier", "roles.verifier.dpo.epochs"), ("refiner", "dpo.epochs")):
+        options = dataclasses.replace(config.of_role(role).dpo, epochs=7)
+        changed = config.with_section(role, "dpo", options)
+        assert changed.of_role(role).dpo == options
+        assert diff(config, changed) == [
+            f"{name}: {'(absent)' if role == 'verifier' else None} -> 7",
+            *(["roles.verifier.dpo.epochs: (absent) -> None"] if role == "refiner" else []),
+        ]
 
 
 def test_the_result_is_frozen_all_the_way_down() -> None:
@@ -135,6 +196,29 @@ def test_the_result_is_frozen_all_the_way_down() -> None:
             "training.dpo_roles: must be some of ['generator'], got [",
         ),
         ("pipeline.roles.7.branching=1", "pipeline.roles: must be a list, each a section, got {"),
+        (
+            "roles.judge.dpo.beta=1",
+            "roles: must be some of ['generator', 'verifier', 'refiner'], go",
+        ),
+        (
+            "roles.verifier.dpo.beta=0",
+            "roles.verifier.dpo.beta: must be a number, above 0, got 0 (in",
+        ),
+        ("roles.verifier.dpo.bta=1", "roles.verifier.dpo.bta: no such option; did you mean beta?"),
+        ("roles.verifier.dpu.beta=1", "roles.verifier.dpu: no such option; did you mean dpo?"),
+        ("roles.verifier.lora.rank=4", "no such option; there is credit, sft, dpo, kto"),
+        ("roles.verifier.dpo=3", "roles.verifier.dpo: must be null or a section, got 3"),
+        ("roles.verifier=3", "roles.verifier: must be a section, got 3"),
+        ("roles=[verifier]", "roles: must be a section, got ['verifier']"),
+        (
+            "roles={a.b c: {dpo: {beta: 0}}}",
+            "roles.a.b c.dpo.beta: must be a number, above 0, got 0",
+        ),
+        (
+            "roles.verifier.dpo.micro_batch_size=3",
+            "roles.verifier.dpo.micro_batch_size: must divide batch_size=8, got 3",
+        ),
+        ("roles.verifier.credit.pairs=all", "roles.verifier.credit.pairs: must be labels | values"),
         ("seed", "option 'seed': write section.field=value"),
         ("a b=1", "write section.field=value"),
         ("seed=[", "option 'seed=[', line 1: this is not YAML"),

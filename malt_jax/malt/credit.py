@@ -64,13 +64,14 @@ def assign(
     rewards: Float[np.ndarray, "Q *n"],
     completions: Sequence[Shaped[np.ndarray, "Q ..."]],
     question_ids: Sequence[int],
-    config: CreditConfig,
+    configs: Sequence[CreditConfig],
     seed: int,
 ) -> tuple[RoleRows, ...]:
     """The training rows of every role: correct nodes, and pairs of correct x incorrect siblings.
 
     completions:  per role, the texts of its nodes. With `drop_duplicates` only the first of equal
         siblings gives rows; all of them count for the values.
+    configs: the options of every role.
     question_ids: at least 0. The random choice under a cap depends on the seed, the role and the
         question's id, not on the batch.
 
@@ -82,7 +83,9 @@ def assign(
     """
     return tuple(
         _role_rows(value, written, question_ids, config, (seed, role))
-        for role, (value, written) in enumerate(zip(values(rewards), completions, strict=True))
+        for role, (value, written, config) in enumerate(
+            zip(values(rewards), completions, configs, strict=True)
+        )
     )
 
 

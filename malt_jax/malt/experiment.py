@@ -71,7 +71,8 @@ def mesh_requests(
         for objective in objectives(config, role):
             options = objective.options
             name = "batch_size" if options.micro_batch_size is None else "micro_batch_size"
-            batch_sizes[f"{objective.name}.{name}"] = getattr(options, name)
+            section = config.section_name(role, objective.name)
+            batch_sizes[f"{section}.{name}"] = getattr(options, name)
     sampling = MeshRequest(
         "sampling_mesh",
         config.sampling_mesh,

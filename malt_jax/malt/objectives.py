@@ -37,7 +37,7 @@ class Objective(training_step.Objective, Protocol):
     """A loss with the nodes that it needs."""
 
     name: ClassVar[str]
-    """The stage's name in a run directory."""
+    """The stage's name in a run directory, and the name of the section with its options."""
     rows: ClassVar[str]
     """The name of its training rows in messages."""
     missing: ClassVar[str]
@@ -70,11 +70,12 @@ class Objective(training_step.Objective, Protocol):
 
 def objectives(config: Config, role: str) -> list[Objective]:
     """The training stages of a role, in order: SFT, then DPO and KTO where they are asked for."""
-    stages: list[Objective] = [Sft(config.sft)]
+    options = config.of_role(role)
+    stages: list[Objective] = [Sft(options.sft)]
     if role in config.training.dpo_roles:
-        stages.append(Dpo(config.dpo))
+        stages.append(Dpo(options.dpo))
     if role in config.training.kto_roles:
-        stages.append(Kto(config.kto))
+        stages.append(Kto(options.kto))
     return stages
 
 

@@ -154,7 +154,8 @@ def row_counts(directory: RunDirectory, number: int) -> dict[str, Any]:
 
 def _credit(tree: Tree, config: Config, number: int) -> tuple[RoleRows, ...]:
     ids = [question.id for question in tree.questions]
-    return credit.assign(tree.rewards, tree.texts, ids, config.credit, _seed(config, number))
+    configs = [config.of_role(role).credit for role in tree.roles]
+    return credit.assign(tree.rewards, tree.texts, ids, configs, _seed(config, number))
 
 
 def _seed(config: Config, *path: int) -> int:

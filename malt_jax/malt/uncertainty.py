@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,13 +29,14 @@ class ValueUncertainty(NamedTuple):
 
 
 def value_uncertainty(
-    rewards: Float[np.ndarray, "Q *n"], threshold: float
+    rewards: Float[np.ndarray, "Q *n"], thresholds: Sequence[float]
 ) -> tuple[ValueUncertainty, ...]:
     """Uncertainty for every role but the last, whose values are grades.
 
-    rewards:   (Q, n_1, ..., n_d), grades of the leaves.
-    threshold: a node is labelled correct if its value is strictly above.
+    rewards:    (Q, n_1, ..., n_d), grades of the leaves.
+    thresholds: a role's node is labelled correct if its value is strictly above the role's.
     """
+    pairs = itertools.pairwise(credit.values(rewards))
     return tuple(
         ValueUncertainty(
             nodes=value.size,
@@ -43,7 +45,7 @@ def value_uncertainty(
             standard_error=standard_error(children),
             paper_epsilon=error_bound(value.size, leaves),
         )
-        for value, children in itertools.pairwise(credit.values(rewards))
+        for (value, children), threshold in zip(pairs, thresholds, strict=False)
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from malt_jax.config import MeshConfig
 from malt_jax.errors import UserError
@@ -147,18 +147,17 @@ def _sampling(load: Workload, compiler: Compiler) -> Iterator[_Candidate]:
 
 def _training(load: Workload, compiler: Compiler) -> Iterator[_Candidate]:
     target = compiler.target
-    stages = {
-        objective.name: objective.options
+    stages = [
+        (role, objective)
         for role in load.config.pipeline.names
         for objective in objectives(load.config, role)
-    }
-    batch = math.gcd(*(options.batch_size for options in stages.values()))
+    ]
+    batch = math.gcd(*(objective.options.batch_size for _, objective in stages))
     for micro in (size for size in range(1, batch + 1) if batch % size == 0):
-        smaller: dict[str, Any] = {
-            name: dataclasses.replace(options, micro_batch_size=micro)
-            for name, options in stages.items()
-        }
-        config = dataclasses.replace(load.config, **smaller)
+        config = load.config
+        for role, objective in stages:
+            options = dataclasses.replace(objective.options, micro_batch_size=micro)
+            config = config.with_section(role, objective.name, options)
         request = mesh_requests(config, load.shape, load.dtype)[1]
         try:
             meshes = fitting(request, Hardware.of(target.devices, target.hbm_limit))
@@ -245,7 +244,7 @@ def least_received_bytes(load: Workload, program: Program) -> float:
     weights = (shape.num_parameters - tables) * item / mesh.tensor
     gathers = program.call.loop_steps
     if program.updates:
-        options = getattr(load.config, program.stage)
+        options = getattr(load.config.of_role(program.role), program.stage)
         gathers = 2 * options.batch_size // (options.micro_batch_size or options.batch_size)
     gathered = gathers * weights * (mesh.fsdp - 1) / mesh.fsdp
     return 2 * others * sums + others * logits + gathered

@@ -135,14 +135,15 @@ class Plan:
     def remedies(self, estimate: Estimate) -> list[str]:
         """Options that lower a program's memory: half the batch, recomputation, a mesh that splits
         weights further."""
-        config, stage = self.load.config, estimate.program.stage
+        config, stage, role = self.load.config, estimate.program.stage, estimate.program.role
         sizes, found = estimate.program.mesh, []
         if stage in SAMPLING_STAGES:
             section, option = "sampling_mesh", "sampling" if stage == "trees" else stage
             name, rows = "questions_per_batch", getattr(config, option).questions_per_batch
         else:
-            section, option, name = "training_mesh", stage, "micro_batch_size"
-            rows = getattr(config, stage).micro_batch_size or getattr(config, stage).batch_size
+            section, option = "training_mesh", config.section_name(role, stage)
+            name, options = "micro_batch_size", getattr(config.of_role(role), stage)
+            rows = options.micro_batch_size or options.batch_size
         if rows % (2 * sizes.batch) == 0:
             found.append(f"{option}.{name}={rows // 2}")
         if section == "training_mesh" and not config.training.remat:

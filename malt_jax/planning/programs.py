@@ -148,10 +148,6 @@ def _roles(
     Of n siblings n·p are correct, and n(n-1)·p(1-p) of the ordered pairs are a correct and a wrong
     one.
     """
-    most_rows, most_pairs = (
-        limit or math.inf
-        for limit in (config.credit.max_rows_per_question, config.credit.max_pairs_per_question)
-    )
     prompts = 1
     for prompt in pipeline.prompts:
         levels = [
@@ -163,7 +159,9 @@ def _roles(
             shown = prompt.completion_segment(depth, [-1])
             fixed = len(prompt.completion_segment(depth, []))
             levels.append((earlier, completion + fixed if shown else 0))
-        siblings = prompt.role.branching
+        siblings, limits = prompt.role.branching, config.of_role(prompt.role.name).credit
+        most_rows = limits.max_rows_per_question or math.inf
+        most_pairs = limits.max_pairs_per_question or math.inf
         rows, incorrect = (prompts * siblings * share for share in (accuracy, 1 - accuracy))
         pairs = prompts * siblings * (siblings - 1) * accuracy * (1 - accuracy)
         yield RoleWork(

@@ -109,7 +109,7 @@ def test_rows_and_pairs(
         pairs=kind,
         min_value_gap=gap,
     )
-    roles = credit.assign(rewards, texts, range(len(rewards)), config, seed=0)
+    roles = credit.assign(rewards, texts, range(len(rewards)), [config] * len(texts), seed=0)
     for role, rows in enumerate(roles):
         sft, pairs, right, wrong = reference(rewards, texts[role], role, config)
         assert list(rows.sft) == sft
@@ -128,8 +128,9 @@ def test_caps_choose_among_the_rows_of_each_question(
     config = CreditConfig(max_rows_per_question=max_rows, max_pairs_per_question=max_pairs)
     full = dataclasses.replace(config, max_rows_per_question=None, max_pairs_per_question=None)
     ids = range(7, 7 + len(rewards))
-    capped = credit.assign(rewards, texts, ids, config, seed)
-    for rows, all_rows in zip(capped, credit.assign(rewards, texts, ids, full, seed), strict=True):
+    capped = credit.assign(rewards, texts, ids, [config] * len(texts), seed)
+    every_row = credit.assign(rewards, texts, ids, [full] * len(texts), seed)
+    for rows, all_rows in zip(capped, every_row, strict=True):
         assert list(rows.sft) == [node for node in all_rows.sft if node in set(rows.sft)]
         assert list(rows.pairs) == [pair for pair in all_rows.pairs if pair in set(rows.pairs)]
         for nodes, every in (
@@ -155,16 +156,20 @@ def test_capped_rows_depend_on_the_seed_and_the_question_not_on_the_batch():
     texts = [np.arange(16).reshape(4, 4).astype(str).astype(object)]
     texts.append(np.arange(64).reshape(4, 4, 4).astype(str).astype(object))
     config = CreditConfig(max_pairs_per_question=2, max_rows_per_question=2)
-    together = credit.assign(rewards, texts, [3, 1, 4, 5], config, seed=0)
+    together = credit.assign(rewards, texts, [3, 1, 4, 5], [config] * 2, seed=0)
     for row, question_id in enumerate([3, 1, 4, 5]):
         alone = credit.assign(
-            rewards[row : row + 1], [t[row : row + 1] for t in texts], [question_id], config, seed=0
+            rewards[row : row + 1],
+            [t[row : row + 1] for t in texts],
+            [question_id],
+            [config] * 2,
+            seed=0,
         )
         for role, rows in enumerate(alone):
             kept = [pair for pair in together[role].pairs if pair.chosen.question == row]
             assert [p.chosen.path for p in rows.pairs] == [p.chosen.path for p in kept]
             assert [p.rejected.path for p in rows.pairs] == [p.rejected.path for p in kept]
-    assert credit.assign(rewards, texts, [3, 1, 4, 5], config, seed=1) != together
+    assert credit.assign(rewards, texts, [3, 1, 4, 5], [config] * 2, seed=1) != together
 
 
 def test_a_value_at_the_threshold_is_incorrect():
@@ -173,16 +178,27 @@ def test_a_value_at_the_threshold_is_incorrect():
     assert generator.tolist() == [[0.5, 1.0]]
     assert credit.labels(generator, 0.5).tolist() == [[False, True]]
     texts = [np.array([["a", "b"]], object), np.array([[["a", "b"], ["a", "b"]]], object)]
-    roles = credit.assign(rewards, texts, [0], CreditConfig(), seed=0)
+    roles = credit.assign(rewards, texts, [0], [CreditConfig()] * 2, seed=0)
     assert roles[0].pairs == (Pair(Node(0, (1,)), Node(0, (0,)), 0.5),)
     assert roles[1].pairs == (Pair(Node(0, (0, 0)), Node(0, (0, 1)), 1.0),)
+
+
+def test_roles_have_options_of_their_own():
+    rewards = np.array([[[1.0, 0.0], [1.0, 1.0]]])
+    texts = [np.array([["a", "b"]], object), np.array([[["a", "b"], ["a", "b"]]], object)]
+    configs = [CreditConfig(threshold=0.25), CreditConfig(max_rows_per_question=1)]
+    generator, refiner = credit.assign(rewards, texts, [0], configs, seed=0)
+    assert len(generator.sft) == 2 and generator.pairs == ()
+    assert len(refiner.sft) == 1 and len(refiner.pairs) == 1
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 def test_siblings_that_agree_give_no_pair(reward: float):
     rewards = np.full((2, 3, 3, 3), reward)
     texts = [np.arange(v.size).reshape(v.shape).astype(object) for v in credit.values(rewards)]
-    for role, rows in enumerate(credit.assign(rewards, texts, [0, 1], CreditConfig(), seed=0)):
+    for role, rows in enumerate(
+        credit.assign(rewards, texts, [0, 1], [CreditConfig()] * 3, seed=0)
+    ):
         assert rows.pairs == ()
         assert len(rows.sft) == (2 * 3 ** (role + 1) if reward else 0)
 
@@ -190,6 +206,6 @@ def test_siblings_that_agree_give_no_pair(reward: float):
 def test_duplicates_count_for_values_but_not_for_rows():
     rewards = np.array([[1.0, 1.0, 0.0, 0.0]])
     texts = [np.array([["yes", "yes", "no", "no"]], object)]
-    (rows,) = credit.assign(rewards, texts, [0], CreditConfig(), seed=0)
+    (rows,) = credit.assign(rewards, texts, [0], [CreditConfig()], seed=0)
     assert rows.sft == (Node(0, (0,)),)
     assert rows.pairs == (Pair(Node(0, (0,)), Node(0, (2,)), 1.0),)

@@ -29,6 +29,9 @@ def test_the_configuration_names_the_stages_of_a_role() -> None:
     assert objectives(config, "generator") == [Sft(config.sft)]
     assert objectives(config, "verifier") == [Sft(config.sft), Dpo(config.dpo)]
     assert [stage.name for stage in objectives(Config(), "refiner")] == ["sft", "dpo"]
+    config = load_config(None, ["roles.verifier={sft: {epochs: 2}, dpo: {beta: 0.4}}"])
+    assert objectives(config, "verifier") == [Sft(SftConfig(epochs=2)), Dpo(DpoConfig(beta=0.4))]
+    assert objectives(config, "refiner") == [Sft(SftConfig()), Dpo(DpoConfig())]
     config = load_config(None, ["training.kto_roles=[generator, refiner]", "kto.beta=0.3"])
     assert objectives(config, "generator") == [Sft(config.sft), Kto(KtoConfig(beta=0.3))]
     assert [stage.name for stage in objectives(config, "refiner")] == ["sft", "dpo", "kto"]

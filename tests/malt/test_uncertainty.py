@@ -71,7 +71,7 @@ def test_the_bound_is_the_papers_for_its_generator():
 
 def test_every_role_but_the_last_of_a_small_tree():
     rewards = np.array([[[[1, 1, 1], [1, 0, 0]], [[0, 0, 0], [0, 0, 0]]]], float)
-    generator, verifier = value_uncertainty(rewards, 0.5)
+    generator, verifier = value_uncertainty(rewards, [0.5] * 3)
     assert (generator.nodes, generator.leaves) == (2, 6)
     assert (verifier.nodes, verifier.leaves) == (4, 3)
     # Children of the generator's nodes: (1, 1/3) and (0, 0).
@@ -79,4 +79,6 @@ def test_every_role_but_the_last_of_a_small_tree():
     assert verifier.standard_error == pytest.approx(math.sqrt((1 / 3) / 4 / 3))
     expected = label_doubt(np.array([1, 1 / 3, 0, 0]), 3, 0.5).mean()
     assert verifier.label_doubt == pytest.approx(expected)
-    assert value_uncertainty(np.ones((5, 3)), 0.5) == ()
+    assert value_uncertainty(np.ones((5, 3)), [0.5]) == ()
+    low, same = value_uncertainty(rewards, [0.2, 0.5, 0.5])
+    assert same == verifier and low.label_doubt != generator.label_doubt

@@ -64,7 +64,7 @@ def test_rows_and_pairs_are_those_expected_of_independent_completions(accuracy: 
         chance = np.prod([accuracy if reward else 1 - accuracy for reward in outcome])
         written = np.array(list("abc"), object).reshape(1, 1, 3)
         rewards = np.array(outcome).reshape(1, 1, 3)
-        learned = credit.assign(rewards, [written[..., 0], written], [0], config, 0)[1]
+        learned = credit.assign(rewards, [written[..., 0], written], [0], [config] * 2, 0)[1]
         rows += chance * len(learned.sft)
         pairs += chance * len(learned.pairs)
         incorrect += chance * len(learned.incorrect)
