@@ -1,6 +1,7 @@
 """The whole loop through its command: stages, results, resuming, and refusing."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -87,7 +88,7 @@ def test_the_run_directory_holds_every_node_and_what_was_learned(run: Path) -> N
     last = [s["loss"] for s in steps if s["stage"] == "round-0/refiner/sft"][-10:]
     training = json.loads((run / "results.json").read_text())["training"]
     assert training["round-0/refiner/sft"]["loss"] == pytest.approx(sum(last) / len(last))
-    assert "| round-0/refiner/dpo |" in (run / "tables.md").read_text()
+    assert "| refiner/dpo |" in (run / "tables.md").read_text()
     assert {"training-sft.png", "training-dpo.svg"} <= {f.name for f in (run / "plots").iterdir()}
 
 
@@ -255,6 +256,22 @@ def test_evaluate_compares_all_systems_of_a_run(run: Path, tmp_path: Path) -> No
     assert list(content["systems"]) == ["sa", "sa+mv@2"]
     assert all(s["questions"] == s["seeds"] == 2 for s in content["systems"].values())
 
+    before = set(folder.rglob("*.parquet"))
+    evaluate.main(["--run-dir", str(copy), "--paper", "--votes", "3", "--transfer", "addition"])
+    content = json.loads((folder / "results.json").read_text())
+    jsonschema.validate(content, schema)
+    assert {f.relative_to(folder).parts[0] for f in set(folder.rglob("*.parquet")) - before} == {
+        "transfer"
+    }
+    assert content["paper"]["missing"] == [] and len(content["systems"]) == 18
+    (transfer,) = content["paper"]["transfer"]
+    assert transfer["task"] == "addition" and "malt+mv" in transfer["systems"]
+    document = (folder / "paper.md").read_text()
+    for plot in re.findall(r"\(plots/(.*)\)", document):
+        assert (folder / "plots" / plot).exists()
+    assert "![self-correction]" in document and "Transfer to addition" in document
+    assert "Transfer to addition" in (folder / "paper.tex").read_text()
+
     samples = {f: f.read_bytes() for f in (copy / "evaluation").rglob("*.*")}
     evaluate.main(["--run-dir", str(copy), "--systems", "sa", "--split", "train"])
     content = json.loads((copy / "evaluation-train/results.json").read_text())
@@ -271,3 +288,9 @@ def test_evaluate_refuses_what_it_cannot_use(run: Path, tmp_path: Path) -> None:
         evaluate.main(["--run-dir", str(run), "sampling.temperature=0"])
     with pytest.raises(SystemExit):
         evaluate.main(["--run-dir", str(run), "--limit", "0"])
+    with pytest.raises(SystemExit):
+        evaluate.main(["--run-dir", str(run), "--transfer", "addition"])
+    with pytest.raises(SystemExit):
+        evaluate.main(["--run-dir", str(run), "--paper", "--systems", "sa"])
+    with pytest.raises(UserError, match=r"task[.]tests: no such option; did you mean test"):
+        evaluate.main(["--run-dir", str(run), "--paper", "--transfer", "gsm8k,tests=a.jsonl"])

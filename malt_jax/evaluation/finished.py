@@ -11,6 +11,12 @@ from upath import UPath
 from malt_jax.config import Config, plain
 from malt_jax.distributed.processes import broadcast
 from malt_jax.errors import UserError
+from malt_jax.evaluation.paper import (
+    PaperOptions,
+    evaluate_paper,
+    evaluate_transfer,
+    transfers,
+)
 from malt_jax.evaluation.results import RESULTS_FILE, evaluate
 from malt_jax.evaluation.sampling import Policies, Team
 from malt_jax.evaluation.store import FOLDER, Store
@@ -60,15 +66,17 @@ def evaluate_run(
     names: Sequence[str] | None,
     asked: Asked,
     seeds: int,
+    paper: PaperOptions | None = None,
 ) -> dict[str, Any]:
     """Compares systems on the policies of a run or of an exported pipeline.
 
     config: of the evaluation; the run's own may differ in task and sampling.
     source: None: the untrained model.
     names:  None: all systems.
+    paper:  adds the paper's measurements (`malt_jax.evaluation.paper`), with all systems.
 
-    Raises UserError as `prepare`, `restore_trained`, `ExportedPipeline.weights` and `evaluate` do,
-    and for systems that need weights which an export does not have.
+    Raises UserError as `prepare`, `restore_trained`, `ExportedPipeline.weights`, `evaluate` and
+    `transfers` do, and for systems that need weights which an export does not have.
     """
     exported = source if isinstance(source, ExportedPipeline) else None
     experiment = prepare(config, None if exported is None else exported.roles)
@@ -89,9 +97,19 @@ def evaluate_run(
     if names is None:
         names = all_names(roles, config.evaluation.votes, trained=source is not None)
     questions = asked.questions(experiment.task, config)
+    others = transfers(experiment, config, paper, asked.limit) if paper else []
     with experiment.sampling_weights() as weights:
         team = Team.of(experiment, config, weights, policies)
-        judged = evaluate(team, experiment.task, names, questions, seeds, store)
+        if paper is None:
+            judged = evaluate(team, experiment.task, names, questions, seeds, store)
+        else:
+            judged = evaluate_paper(
+                team, experiment.task, questions, asked.split, seeds, store, paper
+            )
+            judged["paper"]["transfer"] = [
+                evaluate_transfer(other, config, weights, policies, seeds, store)
+                for other in others
+            ]
     return {
         "model": experiment.name,
         "task": experiment.task.name,

@@ -138,29 +138,51 @@ def evaluate(
     Raises UserError for unknown systems, for those that need trained roles that the team lacks, and
     when a prompt could exceed the model's positions.
     """
-    roles, policies = team.pipeline.names, team.policies
-    systems = [system(name, roles, team.votes) for name in dict.fromkeys(names)]
+    systems = named_systems(team, names)
+    return evaluated(judged(team, task, systems, questions, seeds, store), systems)
+
+
+def named_systems(team: Team, names: Sequence[str]) -> list[System]:
+    """The systems of these names, each once.
+
+    Raises UserError for unknown systems, and for those that need trained roles that the team lacks.
+    """
+    systems = [system(name, team.pipeline.names, team.votes) for name in dict.fromkeys(names)]
     trained = [s.name for s in systems if not set(s.chain) <= {BASE, DEBATER}]
-    if trained and not policies:
+    if trained and not team.policies:
         raise UserError(
             f"{', '.join(trained)}: these systems need trained roles; give a finished run with"
             " --run-dir"
         )
+    return systems
+
+
+def judged(
+    team: Team,
+    task: Task,
+    systems: Sequence[System],
+    questions: Sequence[Question],
+    seeds: int,
+    store: Store,
+) -> Judge:
+    """The judge of all samples that the systems need, once the store has them.
+
+    Raises UserError when a prompt could exceed the model's positions.
+    """
     texts = [question.text for question in questions]
     limits = int(team.sampler.parameters.max_tokens), team.sampler.model.config.max_positions
     team.pipeline.check_lengths(texts, *limits)
     if any(s.name == DEBATE for s in systems):
         team.debate.check_lengths(texts, *limits)
     sample(team, systems, questions, seeds, store)
-    judge = Judge(task, roles, policies, questions, seeds, store)
-    return evaluated(judge, systems)
+    return Judge(task, team.pipeline.names, team.policies, questions, seeds, store)
 
 
 def evaluated(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
     """The fields of results.json that depend on the systems' samples."""
     outcomes = {system.name: judge.outcome(system) for system in systems}
     content: dict[str, Any] = {
-        "systems": {s.name: _system(s, outcomes[s.name]) for s in systems},
+        "systems": {s.name: system_entry(s, outcomes[s.name]) for s in systems},
         "comparisons": _comparisons(outcomes),
     }
     optional = {
@@ -172,7 +194,7 @@ def evaluated(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
     return content | {name: part for name, part in optional.items() if part}
 
 
-def _estimate(
+def estimate(
     scores: Float[np.ndarray, "Q"], name: str = "accuracy", interval: str = "ci95"
 ) -> dict[str, Any]:
     """The mean of per-question scores and its interval, under these two names."""
@@ -180,10 +202,11 @@ def _estimate(
     return {name: mean, interval: [low, high]}
 
 
-def _system(system: System, outcome: Outcome) -> dict[str, Any]:
+def system_entry(system: System, outcome: Outcome) -> dict[str, Any]:
+    """Accuracy and costs of a system, as results.json has them."""
     protocol = subset_protocol(outcome.correct)
     return {
-        **_estimate(outcome.correct.mean(axis=0)),
+        **estimate(outcome.correct.mean(axis=0)),
         "questions": outcome.correct.shape[1],
         "seeds": outcome.correct.shape[0],
         "calls": system.calls,
@@ -200,18 +223,27 @@ def _comparisons(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         [(BEST, name) for name in outcomes if name != BEST] if BEST in outcomes else [],
         [(name, SINGLE) for name in outcomes if name != SINGLE] if SINGLE in outcomes else [],
     ]
-    content: dict[str, Any] = {}
-    for family in families:
-        tests = [mcnemar(outcomes[a].verdict, outcomes[b].verdict) for a, b in family]
-        for (a, b), p, corrected in zip(family, tests, holm(tests), strict=True):
-            scores = outcomes[a].correct.mean(axis=0), outcomes[b].correct.mean(axis=0)
-            compared = {
-                **_estimate(scores[0] - scores[1], "difference"),
-                "mcnemar_p": p,
-                "mcnemar_p_holm": corrected,
-            }
-            # `malt+mv - sa` is in both families and keeps the correction of the first.
-            content.setdefault(f"{a} - {b}", compared)
+    # `malt+mv - sa` is in both families and keeps the correction of the first.
+    first, second = (compared(family, outcomes) for family in families)
+    return first | {sides: entry for sides, entry in second.items() if sides not in first}
+
+
+def compared(
+    family: Sequence[tuple[str, str]], outcomes: Mapping[str, Outcome]
+) -> dict[str, dict[str, Any]]:
+    """Differences between the first and the second system of every pair, by "FIRST - SECOND".
+
+    Each has its interval and McNemar's test, with Holm's correction for the tests of the family.
+    """
+    content = {}
+    tests = [mcnemar(outcomes[a].verdict, outcomes[b].verdict) for a, b in family]
+    for (a, b), p, corrected in zip(family, tests, holm(tests), strict=True):
+        scores = outcomes[a].correct.mean(axis=0), outcomes[b].correct.mean(axis=0)
+        content[f"{a} - {b}"] = {
+            **estimate(scores[0] - scores[1], "difference"),
+            "mcnemar_p": p,
+            "mcnemar_p_holm": corrected,
+        }
     return content
 
 
@@ -220,7 +252,7 @@ def _turns(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
 
     def after(system: System, depth: int) -> dict[str, Any]:
         correct = judge.correct(system.chain[:depth], system.passes, voted=system.voted)
-        return _estimate(correct.mean(axis=-1).mean(axis=0))
+        return estimate(correct.mean(axis=-1).mean(axis=0))
 
     return {
         system.name: {role: after(system, depth) for depth, role in enumerate(judge.roles, 1)}
@@ -235,27 +267,27 @@ def _transitions(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:
     content = {}
     if SINGLE in by_name and BEST in by_name:
         single, best = by_name[SINGLE], by_name[BEST]
-        content[f"{SINGLE} -> {BEST}"] = _transition(
+        content[f"{SINGLE} -> {BEST}"] = transition(
             judge.correct(single.chain, single.passes, voted=False),
             judge.correct(best.chain, best.passes, voted=True),
         )
     for s in systems:
         if _is_pipeline(s, judge) and not s.voted:
-            content[f"{s.name}: {judge.roles[0]} -> {judge.roles[-1]}"] = _transition(
+            content[f"{s.name}: {judge.roles[0]} -> {judge.roles[-1]}"] = transition(
                 judge.correct(s.chain[:1], s.passes, voted=False),
                 judge.correct(s.chain, s.passes, voted=False),
             )
     return content
 
 
-def _transition(
+def transition(
     before: Bool[np.ndarray, "seeds Q _"], after: Bool[np.ndarray, "seeds Q _"]
 ) -> dict[str, Any]:
     """The shares of questions that change; P passes, or 1 for a vote, on either side."""
     changes = {"wrong_to_right": ~before & after, "right_to_wrong": before & ~after}
     content: dict[str, Any] = {}
     for name, changed in changes.items():
-        content |= _estimate(changed.mean(axis=(0, 2)), name, f"{name}_ci95")
+        content |= estimate(changed.mean(axis=(0, 2)), name, f"{name}_ci95")
     return content
 
 
@@ -281,7 +313,7 @@ def _groups(judge: Judge, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
 
 
 def _on_rows(outcome: Outcome, rows: Sequence[int]) -> dict[str, Any]:
-    return _estimate(outcome.correct[:, rows].mean(axis=0)) | {"questions": len(rows)}
+    return estimate(outcome.correct[:, rows].mean(axis=0)) | {"questions": len(rows)}
 
 
 def _pass_at_k(judge: Judge, systems: Sequence[System]) -> dict[str, Any]:

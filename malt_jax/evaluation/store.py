@@ -76,8 +76,13 @@ class Store:
 
     def __init__(self, directory: RunDirectory, folder: str = FOLDER) -> None:
         self.folder = folder
+        self._directory = directory
         self._stage = directory.growing(folder)
         self._read: dict[tuple[int, Chain], Samples] = {}
+
+    def below(self, folder: str) -> Store:
+        """A store of samples of other questions, in a folder below this one's."""
+        return Store(self._directory, f"{self.folder}/{folder}")
 
     def samples(self, seed: int, chain: Chain) -> Samples:
         """The stored samples of a seed and a chain.

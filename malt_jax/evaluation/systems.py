@@ -113,12 +113,17 @@ def all_names(roles: Sequence[str], votes: int, *, trained: bool) -> list[str]:
 
     One of them is the single model with as many calls as MALT with a vote makes.
     """
+    names = standard_names(roles, votes, trained=trained)
+    if trained:
+        names += [f"{single}+mv" for single in _chains(roles) if single.startswith("malt-")]
+    return [*names, DEBATE]
+
+
+def standard_names(roles: Sequence[str], votes: int, *, trained: bool) -> list[str]:
+    """STANDARD, or its untrained systems, with the single model at the calls of "malt+mv"."""
     chains = {single: set(chain) for single, chain in _chains(roles).items()}
     names = [name for name in STANDARD if trained or chains[name.partition("+")[0]] == {BASE}]
-    names = _with_equal_calls(names, roles, votes)
-    if trained:
-        names += [f"{single}+mv" for single in chains if single.startswith("malt-")]
-    return [*names, DEBATE]
+    return _with_equal_calls(names, roles, votes)
 
 
 def _with_equal_calls(names: Sequence[str], roles: Sequence[str], votes: int) -> list[str]:

@@ -34,6 +34,7 @@ _MODELS = {
     "llama": re.compile(r"(meta)?llama318binstruct(b?f16|f32)?(gguf)?"),
     "qwen": re.compile(r"qwen2515b(base)?(b?f16|f32)?(gguf)?"),
 }
+_MODEL_NAMES = {"llama": "Llama-3.1-8B-Instruct", "qwen": "Qwen-2.5-1.5B-Base"}
 _PRESET = "qwen-2.5-1.5b"
 """The model of this name has random weights; it is not the paper's."""
 _TRAINED_ON = {"gsm_symbolic/p1": "gsm8k"}
@@ -82,11 +83,32 @@ def paper_results(content: Mapping[str, Any]) -> PaperResults | None:
     Only figures of untrained systems are returned if roles were trained on another task than the
     paper's.
     """
-    if content["model"] == _PRESET:
-        return None
-    parts = [part.rsplit("--", 1)[-1] for part in str(content["model"]).split("/")]
+    return _results(_model(str(content["model"])), content)
+
+
+def paper_columns(content: Mapping[str, Any]) -> list[tuple[str, PaperResults]]:
+    """The paper's figures for the task of a results.json, each with the heading of a column.
+
+    They are those of the same model ("paper"), or else those of every model of the paper, with its
+    name in the heading.
+    """
+    if same := paper_results(content):
+        return [("paper", same)]
+    others = ((name, _results(model, content)) for model, name in _MODEL_NAMES.items())
+    return [(f"paper, {name}", found) for name, found in others if found]
+
+
+def _model(name: str) -> str:
+    """The key in _MODELS of the paper's model of this name; empty if it is none."""
+    if name == _PRESET:
+        return ""
+    parts = [part.rsplit("--", 1)[-1] for part in name.split("/")]
     names = [re.sub(r"[^a-z0-9]", "", part.lower()) for part in parts]
-    model = next((model for model, name in _MODELS.items() if any(map(name.fullmatch, names))), "")
+    return next((model for model, name in _MODELS.items() if any(map(name.fullmatch, names))), "")
+
+
+def _results(model: str, content: Mapping[str, Any]) -> PaperResults | None:
+    """The figures of a model for the task of a results.json; None if there are none."""
     task = content["task"]
     if task == "gsm_symbolic":
         options = content["config"]["task"].get("options") or {}

@@ -29,6 +29,7 @@ from malt_jax.report.drawing import (
     shorten,
     write_figures,
 )
+from malt_jax.report.paper_tables import transfer_name
 from malt_jax.report.tables import headline, systems_in_groups
 
 _ABLATION = re.compile(r"malt-(untrained|without|until)-")
@@ -60,6 +61,29 @@ def _plots(content: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     for field, values in content.get("groups", {}).items():
         name = re.sub(r"[^a-z0-9]+", "-", field.lower()).strip("-")
         yield f"accuracy-by-{name}", _by_group(field, values)
+    if paper := content.get("paper"):
+        yield from _of_the_paper(content, paper)
+
+
+def _of_the_paper(
+    content: Mapping[str, Any], paper: Mapping[str, Any]
+) -> Iterator[tuple[str, Figure]]:
+    """Votes, and the answers that each role changes; accuracy on other tasks if there are any."""
+    yield "accuracy-by-votes", _by_votes(paper["votes"])
+    yield "votes-at-equal-calls", _votes_at_calls(paper["votes"])
+    changed = {
+        f"{name}: {role}": entry
+        for name, by_role in paper["self_correction"].items()
+        for role, entry in by_role.items()
+    }
+    if changed:
+        title = "Answers that each role mends and breaks"
+        yield "self-correction", _changed_answers(changed, title)
+    if paper["transfer"]:
+        tasks = {content["task"]: content["systems"]}
+        for entry in paper["transfer"]:
+            tasks[f"transfer: {transfer_name(entry)}"] = entry["systems"]
+        yield "transfer", _by_group("task", tasks)
 
 
 def _without_ablations(by_system: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,13 +151,39 @@ def _after_each_role(turns: Mapping[str, Mapping[str, Entry]]) -> Figure:
     return figure
 
 
-def _changed_answers(transitions: Mapping[str, Any]) -> Figure:
-    figure, axes = new_figure("Answers that changed", height=1.5 + 0.45 * len(transitions))
+def _by_votes(by_system: Mapping[str, Mapping[str, Any]]) -> Figure:
+    figure, axes = new_figure("Accuracy by the number of votes")
+    for name, entries in by_system.items():
+        at = [float(count) for count in entries]
+        draw_accuracies(axes, f"{name}+mv", at, [*entries.values()], linestyle="-", label=name)
+    axes.set_xlabel("votes (1: without a vote)")
+    percents_upwards(axes)
+    axes.set_ylabel("accuracy, %")
+    return figure
+
+
+def _votes_at_calls(by_system: Mapping[str, Mapping[str, Any]]) -> Figure:
+    figure, axes = new_figure("Votes at equal calls of the model")
+    for name, entries in by_system.items():
+        at = [math.log10(entry["calls"]) for entry in entries.values()]
+        draw_accuracies(axes, f"{name}+mv", at, [*entries.values()], linestyle="-", label=name)
+    most = max(entry["calls"] for entries in by_system.values() for entry in entries.values())
+    ticks = [calls for calls in (1, 2, 3, 6, 9, 18, 27, 54, 81, 162, 243) if calls <= most]
+    axes.set_xticks([math.log10(calls) for calls in ticks], [str(calls) for calls in ticks])
+    axes.set_xlabel("calls for an answer")
+    percents_upwards(axes)
+    axes.set_ylabel("accuracy, %")
+    return figure
+
+
+def _changed_answers(transitions: Mapping[str, Any], title: str = "Answers that changed") -> Figure:
+    figure, axes = new_figure(title, height=1.5 + 0.45 * len(transitions))
     for side, label, color, sign in (
         ("right_to_wrong", "correct → wrong", LOST, -1),
         ("wrong_to_right", "wrong → correct", GAINED, 1),
     ):
-        shares = 100 * np.array([changed[side] for changed in transitions.values()])
+        # A bar of length 0 would have its label on the other side.
+        shares = np.maximum(100 * np.array([c[side] for c in transitions.values()]), 1e-6)
         low, high = 100 * np.array([c[f"{side}_ci95"] for c in transitions.values()]).T
         errors = np.maximum([shares - low, high - shares], 0)[::sign]
         look: dict[str, Any] = {"color": color, "alpha": 0.85, "ecolor": INK, "label": label}

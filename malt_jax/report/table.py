@@ -46,19 +46,29 @@ class Table:
         return cls(title, tuple(headings[i] for i in kept), cells, notes)
 
 
-def markdown_document(title: str, tables: Sequence[Table], *ending: str) -> str:
-    """Tables below a title, and paragraphs after them, in GitHub's Markdown."""
-    parts = [f"# {_markdown_text(title)}", *map(_markdown_table, tables)]
-    return "\n\n".join([*parts, *map(_markdown_text, ending)]) + "\n"
+@dataclass(frozen=True)
+class Listing:
+    """A list of sentences below a title."""
+
+    title: str
+    items: tuple[str, ...]
 
 
-def latex_document(title: str, tables: Sequence[Table], *ending: str) -> str:
-    r"""Tables as a fragment for LaTeX's \input, which needs the package booktabs.
+def markdown_document(title: str, parts: Sequence[Table | Listing], *ending: str) -> str:
+    """Tables and lists below a title, and paragraphs after them, in GitHub's Markdown."""
+    drawn = (_markdown_table(p) if isinstance(p, Table) else _markdown_list(p) for p in parts)
+    texts = [f"# {_markdown_text(title)}", *drawn]
+    return "\n\n".join([*texts, *map(_markdown_text, ending)]) + "\n"
+
+
+def latex_document(title: str, parts: Sequence[Table | Listing], *ending: str) -> str:
+    r"""Tables and lists as a fragment for LaTeX's \input, which needs the package booktabs.
 
     Title and paragraphs are comments at its beginning.
     """
     comments = [title, r"\usepackage{booktabs}", *ending]
-    return "\n".join([*(f"% {one_line(c)}" for c in comments), *map(_latex_table, tables)])
+    drawn = (_latex_table(p) if isinstance(p, Table) else _latex_list(p) for p in parts)
+    return "\n".join([*(f"% {one_line(c)}" for c in comments), *drawn])
 
 
 def _markdown_table(table: Table) -> str:
@@ -68,6 +78,11 @@ def _markdown_table(table: Table) -> str:
     rule = f"| --- |{' ---: |' * (len(table.headings) - 1)}"
     parts = [f"## {_markdown_text(table.title)}", "\n".join([heading, rule, *lines])]
     return "\n\n".join([*parts, *map(_markdown_text, table.notes)])
+
+
+def _markdown_list(listing: Listing) -> str:
+    items = "\n".join(f"- {_markdown_text(item)}" for item in listing.items)
+    return f"## {_markdown_text(listing.title)}\n\n{items}"
 
 
 def _markdown_text(text: str) -> str:
@@ -97,6 +112,12 @@ def _latex_table(table: Table) -> str:
             "",
         ]
     )
+
+
+def _latex_list(listing: Listing) -> str:
+    items = [f"  \\item {_latex_text(item)}" for item in listing.items]
+    title = f"\\paragraph{{{_latex_text(listing.title)}.}}"
+    return "\n".join([title, r"\begin{itemize}", *items, r"\end{itemize}", ""])
 
 
 def _latex_text(text: str) -> str:

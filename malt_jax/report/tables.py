@@ -28,8 +28,8 @@ BEST, SINGLE = "malt+mv", "sa"
 
 _IN_GROUPS = ("sa", "ma+mv", "star-ma+mv", "malt+mv")
 _MOST_PASSES = 10
-_SUBSETS = "mean ± population standard deviation over {subsets} random subsets of {size} questions"
-_HOLM = "p: exact McNemar test, with Holm's correction for all of this table."
+SUBSETS = "mean ± population standard deviation over {subsets} random subsets of {size} questions"
+HOLM = "p: exact McNemar test, with Holm's correction for all of this table."
 BRACKETS = "In brackets: 95 % intervals, bootstrap over the questions."
 
 
@@ -110,17 +110,17 @@ def _accuracy(content: Mapping[str, Any], paper: PaperResults) -> Table:
             f"{system['calls']:g}",
             accuracy(system),
             *_compared(content, f"{name} - {SINGLE}"),
-            _of_subsets(system.get("paper_protocol")),
+            of_subsets(system.get("paper_protocol")),
             paper.systems.get(name, ""),
         )
         for name, system in systems.items()
     ]
-    notes = [_HOLM] if any(row[4] for row in rows) else []
+    notes = [HOLM] if any(row[4] for row in rows) else []
     if subsets := next(iter(systems.values())).get("paper_protocol"):
-        notes.append(f"subsets: {_SUBSETS.format_map(subsets)}.")
+        notes.append(f"subsets: {SUBSETS.format_map(subsets)}.")
     if paper.systems:
         others = f"; {paper.others}" if paper.others else ""
-        notes.append(f"paper: {SOURCE}, {_SUBSETS.format(subsets=4, size=100)}{others}.")
+        notes.append(f"paper: {SOURCE}, {SUBSETS.format(subsets=4, size=100)}{others}.")
     headings = ("system", "calls", "accuracy %", "ahead of sa by", "p", "subsets", "paper")
     return Table.of("Accuracy", headings, rows, *notes)
 
@@ -147,7 +147,7 @@ def _comparisons(content: Mapping[str, Any]) -> Table:
         for key in content["comparisons"]
         if key.startswith(f"{BEST} - ")
     ]
-    notes = [_HOLM] if any(row[2] for row in rows) else []
+    notes = [HOLM] if any(row[2] for row in rows) else []
     headings = ("system", f"{BEST} ahead by", "p")
     return Table.of("MALT with a vote against the others", headings, rows, *notes)
 
@@ -240,5 +240,6 @@ def _compared(content: Mapping[str, Any], sides: str) -> tuple[str, str]:
     return difference(compared), p_value(compared)
 
 
-def _of_subsets(protocol: Mapping[str, Any] | None) -> str:
+def of_subsets(protocol: Mapping[str, Any] | None) -> str:
+    """An accuracy by the paper's protocol, in percent; empty for None."""
     return f"{100 * protocol['mean']:.2f} ± {100 * protocol['std']:.2f}" if protocol else ""

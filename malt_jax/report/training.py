@@ -43,13 +43,17 @@ class _Curve(NamedTuple):
 
 
 def training_table(content: Mapping[str, Any]) -> Table:
-    """The last values of every training stage in a results.json, with its rows or pairs."""
-    rows = []
-    for stage, values in content.get("training", {}).items():
+    """The last values of every training stage in a results.json, with its rows or pairs.
+
+    Stages of a single round are named without it.
+    """
+    rows, stages = [], content.get("training", {})
+    first = "round-0/" if all(stage.startswith("round-0/") for stage in stages) else ""
+    for stage, values in stages.items():
         accuracy = values.get("rewards/accuracies", values.get("mean_token_accuracy"))
         rows.append(
             (
-                shorten(stage, 60),
+                shorten(stage.removeprefix(first), 60),
                 _examples(content, stage),
                 f"{values['updates']:,}",
                 formatted(values.get("loss"), ".3f"),

@@ -150,3 +150,53 @@ def example() -> dict[str, Any]:
         "config": {"seed": 0, "rounds": 1, "model": {"name": "tiny"}, "task": {"options": {}}},
         "versions": {"python": "3", "malt_jax": "1", "jax": "1", "flax": "1", "optax": "1"},
     }
+
+
+def votes(calls: int, counts: range) -> dict[str, Any]:
+    return {
+        str(k): {
+            **share(30 + 4 * k, 1000),
+            "calls": calls * k,
+            "tokens": 8.0 * calls * k,
+            "prompt_tokens": 20.0 * calls * k,
+            "seconds": None,
+        }
+        for k in counts
+    }
+
+
+@pytest.fixture
+def paper_content() -> dict[str, Any]:
+    """The example with the measurements of `--paper`."""
+    content = example()
+    correction = transition(22.0, 6.0) | {
+        "accuracy_before": 0.6,
+        "net": 0.16,
+        "net_ci95": [0.13, 0.19],
+    }
+    nothing = transition(0.0, 0.0) | {"accuracy_before": 0.0, "net": 0.0, "net_ci95": [0.0, 0.0]}
+    sides = ("malt+mv - sa+mv@9", "malt+mv - ma+mv")
+    counts = {"split": "test", "asked": 1000, "available": 1319, "published": 5000}
+    content["rounds"] = [{role: {"rows": 1396, "pairs": 440} for role in ROLES}]
+    content["config"]["pipeline"] = {"roles": [{"branching": 3}] * 3}
+    content["paper"] = {
+        "questions": counts,
+        "votes": {"sa": votes(1, range(1, 10)), "malt": votes(3, range(1, 4))},
+        "self_correction": {"ma": {"verifier": nothing, "refiner": correction}},
+        "equal_calls": {
+            name: content["comparisons"][name] | {"mcnemar_p": 0.02, "mcnemar_p_holm": 0.04}
+            for name in sides
+        },
+        "transfer": [
+            {
+                "task": "gsm_symbolic",
+                "options": {"variant": "p1"},
+                "source": "data/p1.jsonl",
+                "questions": {**counts, "asked": 1319, "published": None},
+                "systems": {name: content["systems"][name] for name in ("sa", "malt+mv")},
+                "comparisons": {"malt+mv - sa": content["comparisons"]["malt+mv - sa"]},
+            }
+        ],
+        "missing": ["debate: the question 'x|y' is too long"],
+    }
+    return content

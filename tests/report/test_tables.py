@@ -77,9 +77,9 @@ def test_the_other_views(content: dict[str, Any]):
 def test_the_end_of_each_training_stage(content: dict[str, Any]):
     content["rounds"] = [{"verifier": {"rows": 396, "pairs": 4400}}]
     stages = rows(markdown(content), "End of each training stage")
-    assert stages["round-0/verifier/sft"]["rows"] == "396"
-    assert stages["round-0/verifier/dpo"] == {
-        "stage": "round-0/verifier/dpo",
+    assert stages["verifier/sft"]["rows"] == "396"
+    assert stages["verifier/dpo"] == {
+        "stage": "verifier/dpo",
         "rows": "4,400",
         "updates": "1,028",
         "loss": "0.549",
@@ -87,6 +87,8 @@ def test_the_end_of_each_training_stage(content: dict[str, Any]):
         "chosen": "−0.013",
         "accuracy %": "89.9",
     }
+    content["training"]["round-1/verifier/sft"] = {"updates": 1}
+    assert "round-0/verifier/sft" in rows(markdown(content), "End of each training stage")
     # The number of rows of a stage that results.json does not know stays empty.
     content["rounds"] = []
     content["training"] = {"[red]x|y": {"updates": 1, "loss": None}}
@@ -181,7 +183,7 @@ def test_the_table_in_a_terminal(content: dict[str, Any]):
     assert "tiny, 1000 questions" in printed() and "malt+mv ahead by" in printed()
     assert "ma+mv 82.4 [80.0, 84.8] 9 210 +4.6 [+2.6, +6.6]" in printed()
     assert "round 0 trained on: generator 3 rows and 4 pairs" in printed()
-    assert "round-0/verifier/dpo 4 1,028 0.549 +0.336 −0.013 89.9" in printed()
+    assert "verifier/dpo 4 1,028 0.549 +0.336 −0.013 89.9" in printed()
     content["training"] = {"[red]x": {"updates": 1}}
     assert "[red]x 1" in printed()
     content["systems"] = {name: content["systems"][name] for name in ("sa", "ma")}
