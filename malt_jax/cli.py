@@ -25,6 +25,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("malt_jax.train", "sample trees, train every role, compare the systems"),
     "evaluate": Command("malt_jax.evaluate", "compare systems of a run or of an untrained model"),
+    "sweep": Command("malt_jax.sweep", "compare training settings on the trees of one run"),
     "solve": Command("malt_jax.solve", "let the roles answer one question, or show their prompts"),
     "export": Command("malt_jax.export.__main__", "take the trained roles of a run elsewhere"),
     "plan": Command("malt_jax.plan", "estimate the memory and time that a run needs"),

@@ -120,3 +120,17 @@ def describe(names: Iterable[str]) -> str:
             text = f"{schema['description']} ({allowed(schema)})"
             lines.append(f"  {name}={default}\n{textwrap.indent(textwrap.fill(text, 94), ' ' * 6)}")
     return "\n".join(lines)
+
+
+def positive(text: str) -> int:
+    """A number of at least 1, as argparse takes the type of an argument."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A number of at least 0, as argparse takes the type of an argument."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, got {text!r}")
+    return int(text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from upath import UPath
 
-from malt_jax.command import add_options, command
+from malt_jax.command import add_options, command, count, positive
 from malt_jax.config import TaskConfig, load_config
 from malt_jax.files import location, write_atomically
 
@@ -56,16 +56,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="questions of this split; train, to choose settings by, goes to evaluation-train/",
     )
     parser.add_argument(
-        "--limit", type=_positive, help="questions to ask (default: as the options say)"
+        "--limit", type=positive, help="questions to ask (default: as the options say)"
     )
     parser.add_argument(
         "--skip",
-        type=_count,
+        type=count,
         default=0,
         help="questions to leave out before; with --split train those that the trees were sampled"
         " for come first",
     )
-    parser.add_argument("--seeds", type=_positive, help="repetitions (default: as the options say)")
+    parser.add_argument("--seeds", type=positive, help="repetitions (default: as the options say)")
     paper = parser.add_argument_group("the paper's evaluation")
     paper.add_argument(
         "--paper",
@@ -75,7 +75,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     paper.add_argument(
         "--votes",
-        type=_positive,
+        type=positive,
         help="most votes in the figure of accuracy by votes (default: evaluation.votes times the"
         " number of roles); the single model gets as many more as a pipeline makes more calls",
     )
@@ -176,18 +176,6 @@ def _task(text: str) -> TaskConfig:
     overrides = [f"task.name={json.dumps(name)}"]
     overrides += [f"task.test={json.dumps(file)}"] if file else []
     return load_config(None, [*overrides, *(f"task.{field}" for field in fields)]).task
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from malt_jax.evaluation.sampling import Team
 from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STAR, run_names
 from malt_jax.malt.experiment import Experiment, prepare, select_questions
-from malt_jax.malt.reuse import reuse_trees, trees_source
+from malt_jax.malt.reuse import TREES, reuse_trees
 from malt_jax.malt.round import Trained, row_counts, run_round, stage_names
 from malt_jax.malt.stage import Records
 from malt_jax.malt.uncertainty import value_uncertainty
 from malt_jax.runs.agreement import require_fit
+from malt_jax.runs.copying import stage_source
 from malt_jax.runs.directory import RunDirectory, versions
 from malt_jax.runs.metrics import Metrics, last_values, read_metrics
 from malt_jax.tasks.base import Question
@@ -68,7 +69,7 @@ def run(config: Config, directory: RunDirectory, trees: UPath | None = None) -> 
         "model": experiment.name,
         "task": task.name,
         **judged,
-        **({"trees_from": source} if (source := trees_source(directory)) else {}),
+        **({"trees_from": source} if (source := stage_source(directory, TREES)) else {}),
         "rounds": counts,
         "training": last_values(read_metrics(directory.path)),
         "values": {

@@ -12,6 +12,7 @@ import dataclasses
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -74,9 +75,13 @@ class Samples:
 class Store:
     """The samples of a run, in its folder evaluation/."""
 
-    def __init__(self, directory: RunDirectory, folder: str = FOLDER) -> None:
+    def __init__(
+        self, directory: RunDirectory, folder: str = FOLDER, shared: Shared | None = None
+    ) -> None:
+        """shared: keeps the samples of its chains, which are read and written there instead."""
         self.folder = folder
         self._directory = directory
+        self._shared = shared
         self._stage = directory.growing(folder)
         self._read: dict[tuple[int, Chain], Samples] = {}
 
@@ -89,6 +94,8 @@ class Store:
 
         Raises UserError when a file cannot be read.
         """
+        if (other := self._other(chain)) is not None:
+            return other.samples(seed, chain)
         key = (seed, chain)
         if key not in self._read:
             self._read[key] = Samples({}, [])
@@ -111,6 +118,9 @@ class Store:
 
         nodes: question id and pass of every completion, in row-major order.
         """
+        if (other := self._other(chain)) is not None:
+            other.add(seed, chain, nodes, completions, texts, prompt_tokens, seconds)
+            return
         rows = [
             {"question": question, "pass": number, **row, "prompt_tokens": prompt}
             for (question, number), row, prompt in zip(
@@ -134,8 +144,25 @@ class Store:
             for seconds, _ in samples.seconds
         )
 
+    def _other(self, chain: Chain) -> Store | None:
+        """The store of a chain that is not kept here."""
+        if self._shared is not None and self._shared.policies.issuperset(chain):
+            return self._shared.store
+        return None
+
     def _files(self, seed: int, chain: Chain) -> list[str]:
         return self._stage.names(f"{_folder(seed, chain)}/*.parquet")
+
+
+class Shared(NamedTuple):
+    """A store that several runs use for chains of some policies alone.
+
+    The runs must agree in what these chains' samples depend on: the weights under these policies,
+    prompts, sampling parameters and seed.
+    """
+
+    store: Store
+    policies: frozenset[str]
 
 
 def _folder(seed: int, chain: Chain) -> str:

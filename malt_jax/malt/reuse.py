@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,8 @@ from malt_jax.files import parse_json_object
 from malt_jax.malt.experiment import Experiment
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.model.llama import Params
+from malt_jax.runs.copying import copy_stage, stage_source
 from malt_jax.runs.directory import RunDirectory
-from malt_jax.runs.stage import MANIFEST, Manifest
 from malt_jax.sharding.rules import to_host
 from malt_jax.tasks.base import Question
 
@@ -28,8 +27,6 @@ TREES = "round-0/trees"
 """The trees that other runs can use: those of the base model."""
 INPUTS = "inputs.json"
 """In a stage of trees: hashes of what it was sampled from."""
-SOURCE = "source.json"
-"""In a copied stage: the run that sampled it."""
 
 _AFTER_TREES = frozenset(
     ("rounds", "credit", "lora", "training", "sft", "dpo", "kto", "evaluation")
@@ -65,7 +62,7 @@ def reuse_trees(
     Raises UserError when the run there has no finished or damaged trees, when they are not those
     that this run would sample, and when this run has other trees already.
     """
-    recorded = broadcast(lambda: _recorded(directory.path / TREES / SOURCE))
+    recorded = stage_source(directory, TREES)
     given = None if source is None else str(source.absolute())
     if directory.is_done(TREES):
         if given not in (None, recorded):
@@ -80,27 +77,22 @@ def reuse_trees(
     earlier = RunDirectory.read(given or recorded or "")
     if earlier.path.absolute() == directory.path.absolute():
         raise UserError(f"--trees {given} is the run itself: leave it out")
-    folder = earlier.finished(TREES)
+    earlier.finished(TREES)
     _require_equal(earlier, config, tree_inputs(experiment, questions))
-    _copy(folder, directory, str(earlier.path.absolute()))
+    copy_stage(earlier, directory, TREES)
 
 
-def trees_source(directory: RunDirectory) -> str | None:
-    """The run that the trees of round 0 were copied from; None where they were sampled."""
-    return broadcast(lambda: _recorded(directory.path / TREES / SOURCE))
+def tree_differences(there: Config, here: Config) -> list[str]:
+    """The options that change the trees of round 0 and differ, with both values, one line each."""
+    return [line for line in diff(there, here) if not _is_free(line.partition(":")[0])]
 
 
 def _require_equal(earlier: RunDirectory, config: Config, inputs: dict[str, str]) -> None:
     """Raises UserError, which names every difference that changes trees."""
-    differences = [
-        line for line in diff(earlier.config, config) if not _is_free(line.partition(":")[0])
-    ]
     file = earlier.path / TREES / INPUTS
     # Runs of earlier versions have no such file.
-    stored = broadcast(
-        lambda: parse_json_object(file.read_bytes(), str(file)) if file.exists() else {}
-    )
-    differences += [
+    stored = broadcast(lambda: _content(file) if file.exists() else {})
+    differences = tree_differences(earlier.config, config) + [
         f"the {name}' content: {stored[name]} -> {value}"
         for name, value in inputs.items()
         if stored.get(name, value) != value
@@ -113,34 +105,14 @@ def _require_equal(earlier: RunDirectory, config: Config, inputs: dict[str, str]
         )
 
 
+def _content(file: UPath) -> dict[str, Any]:
+    return parse_json_object(file.read_bytes(), str(file))
+
+
 def _is_free(option: str) -> bool:
     """Whether trees of round 0 do not depend on an option; any section may be one of a role."""
     section, *_ = parts = option.split(".")
     return option in _TEST or (section != "task" and not _AFTER_TREES.isdisjoint(parts))
-
-
-def _copy(folder: UPath, directory: RunDirectory, source: str) -> None:
-    """Copies the verified stage at `folder`, and records where it is from."""
-    manifest = Manifest.read(folder / MANIFEST)
-    record = {"run": source, "seconds": manifest.seconds, "files": manifest.files}
-    with directory.stage(TREES) as stage:
-        stage.write(SOURCE, json.dumps(record, indent=1) + "\n")
-        for name, entry in manifest.files.items():
-            if name == SOURCE:
-                continue
-            content = (folder / name).read_bytes()
-            if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-                raise UserError(f"{folder / name} was changed while it was copied: start again")
-            stage.write(name, content)
-
-
-def _recorded(file: UPath) -> str | None:
-    if not file.exists():
-        return None
-    run = parse_json_object(file.read_bytes(), str(file)).get("run")
-    if not isinstance(run, str):
-        raise UserError(f"{file} is damaged: it names no run; delete {file.parent}")
-    return run
 
 
 def _prompt_ids(pipeline: Pipeline) -> list[Any]:

@@ -14,9 +14,10 @@ from malt_jax.config import QUICKSTART, Config, load_config
 from malt_jax.errors import UserError
 from malt_jax.malt import round as malt_round
 from malt_jax.malt.experiment import prepare, select_questions
-from malt_jax.malt.reuse import TREES, tree_inputs, trees_source
+from malt_jax.malt.reuse import TREES, tree_inputs
 from malt_jax.model.llama import Params
 from malt_jax.run import train_roles
+from malt_jax.runs.copying import stage_source
 from malt_jax.runs.directory import RunDirectory, open_run
 from malt_jax.runs.stage import Stage
 
@@ -76,7 +77,7 @@ def test_copied_trees_give_the_bits_of_sampled_ones(
     require_equal(start(new, small(), source), first[1])
     assert files(new) == files(first[0])
     record = json.loads((new / TREES / "source.json").read_text())
-    assert record["run"] == str(source) == trees_source(RunDirectory.read(new))
+    assert record["run"] == str(source) == stage_source(RunDirectory.read(new), TREES)
     assert record["seconds"] > 0
     # The run is whole without its source, with and without --trees.
     shutil.rmtree(source)
@@ -89,7 +90,8 @@ def test_copied_trees_give_the_bits_of_sampled_ones(
 def test_settings_after_the_trees_may_differ(source: Path, tmp_path: Path) -> None:
     config = small(
         *("credit.threshold=0.3", "credit.pairs=values", "lora.rank=4", "training.dpo_roles=[]"),
-        *("sft.epochs=2", "dpo.beta=0.5", "evaluation.votes=5", "task.test_questions=9"),
+        *("sft.epochs=2", "roles.refiner.dpo.beta=0.5"),
+        *("evaluation.votes=5", "task.test_questions=9"),
     )
     start(tmp_path / "new", config, source)
     rows = [(run / "round-0/rows/counts.json").read_text() for run in (source, tmp_path / "new")]
