@@ -19,10 +19,21 @@ from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.checkpoints.vocabularies import Piece, byte_level_tokenizer, sentencepiece_tokenizer
 from malt_jax.checkpoints.weights import TensorSource, leaves
 from malt_jax.errors import UserError, parsing
-from malt_jax.model.attention import inverse_frequencies
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
+from malt_jax.model.families import GLOBAL, LOCAL
+from malt_jax.model.rope import inverse_frequencies
 
-_ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}
+_ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "gemma3": gguf.MODEL_ARCH.GEMMA3,
+}
+# llama.cpp rotates neighbouring elements of a head in these, and pairs H/2 apart in the others.
+_NEIGHBOURS_ROTATE = ("llama", "smollm3")
+# Its logits are scaled by D/N instead of H; llama.cpp knows it by the number of its layers.
+_GEMMA3_27B_LAYERS = 62
 _EMBEDDING, _OUTPUT, _ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 
 
@@ -73,7 +84,7 @@ class GGUFFile:
         if _EMBEDDING not in self._tensors:
             raise UserError(f"{self.path}: the tensor {_EMBEDDING} is missing")
         fields = {
-            "model_type": self._architecture,
+            "model_type": self._model_type(),
             "vocab_size": int(self._tensors[_EMBEDDING].shape[-1]),
             "hidden_size": self._required("embedding_length"),
             "num_hidden_layers": self._required("block_count"),
@@ -88,7 +99,11 @@ class GGUFFile:
         }
         scaling = self._optional("rope.scaling.type", "none")
         if scaling != "none":
-            fields["rope_scaling"] = {"rope_type": scaling}
+            factor = _shortest(self._optional("rope.scaling.factor"))
+            fields["rope_scaling"] = {"rope_type": scaling, "factor": factor}
+        fields["sliding_window"] = self._optional("attention.sliding_window")
+        if self._architecture == "gemma3":
+            fields |= self._gemma3_fields()
         try:
             config = LlamaConfig.from_huggingface(fields)
         except UserError as error:
@@ -96,6 +111,30 @@ class GGUFFile:
         if scaling == "none" and _ROPE_FACTORS in self._tensors:
             config = self._with_llama3_scaling(config)
         return config
+
+    def _model_type(self) -> Any:
+        """Hugging Face's name of the architecture; llama.cpp has one for Llama and for Mistral."""
+        has_window = self._optional("attention.sliding_window") is not None
+        names = {"llama": "mistral" if has_window else "llama", "gemma3": "gemma3_text"}
+        return names.get(self._architecture, self._architecture)
+
+    def _gemma3_fields(self) -> dict[str, Any]:
+        """Fields of Gemma 3 alone, with llama.cpp's constants where the file has none."""
+        pattern = self._optional("attention.sliding_window_pattern", 6)
+        layers = {"sliding_window_pattern": pattern}
+        if isinstance(pattern, list):
+            layers = {"layer_types": [LOCAL if is_local else GLOBAL for is_local in pattern]}
+        scalar = self._optional("attention.key_length")
+        if self._required("block_count") == _GEMMA3_27B_LAYERS:
+            sizes = [self._required(x) for x in ("embedding_length", "attention.head_count")]
+            with parsing(f"{self.path}: the sizes {sizes} are malformed"):
+                scalar = sizes[0] // sizes[1]
+        return layers | {
+            "rope_local_base_freq": _shortest(self._optional("rope.freq_base_swa", 10_000.0)),
+            "query_pre_attn_scalar": scalar,
+            "attn_logit_softcapping": _shortest(self._optional("attn_logit_softcapping")),
+            "final_logit_softcapping": _shortest(self._optional("final_logit_softcapping")),
+        }
 
     def tensors(self) -> TensorSource:
         """The weights under Hugging Face's names, dequantised to float32 as they are read."""
@@ -108,11 +147,14 @@ class GGUFFile:
         # Tensors that the model does not have keep their names, for the error message.
         known = {*stored.values(), _ROPE_FACTORS}
         stored |= {name: name for name in self._tensors if name not in known}
-        permuted = self._architecture == "llama"
+        permuted = self._architecture in _NEIGHBOURS_ROTATE
         heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads} if permuted else {}
 
         def read(name: str) -> np.ndarray:
             values = self._dequantise(self._tensors[stored[name]])
+            if config.zero_centered_norms and name.endswith("norm.weight"):
+                # llama.cpp adds the 1 that the model adds to its weights.
+                return values - np.float32(1)
             count = next((heads[projection] for projection in heads if projection in name), None)
             return values if count is None else _undo_permutation(values, count)
 

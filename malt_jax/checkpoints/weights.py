@@ -27,7 +27,14 @@ _MODULES = {
     "layers/attention_norm": "model.layers.{}.input_layernorm",
     "layers/mlp_norm": "model.layers.{}.post_attention_layernorm",
     **{f"layers/attention/{x}": f"model.layers.{{}}.self_attn.{x}_proj" for x in "qkvo"},
+    **{f"layers/attention/{x}_norm": f"model.layers.{{}}.self_attn.{x}_norm" for x in "qk"},
     **{f"layers/mlp/{x}": f"model.layers.{{}}.mlp.{x}_proj" for x in ("gate", "up", "down")},
+}
+# The same in models with `post_norms`, where post_attention_layernorm is what its name says.
+_MODULES_WITH_POST_NORMS = _MODULES | {
+    "layers/attention_post_norm": "model.layers.{}.post_attention_layernorm",
+    "layers/mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
+    "layers/mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
 }
 
 # Buffers that old files hold although they follow from the configuration.
@@ -67,9 +74,10 @@ class TensorSource:
 
 def leaves(config: LlamaConfig) -> list[Leaf]:
     """Every array of the model's parameter tree, with the names of its tensors."""
+    modules = _MODULES_WITH_POST_NORMS if config.post_norms else _MODULES
     found = []
     for path, spec in flatten_dict(variable_specs(Llama(config))["params"]).items():
-        name = _MODULES["/".join(path[:-1])] + (".bias" if path[-1] == "bias" else ".weight")
+        name = modules["/".join(path[:-1])] + (".bias" if path[-1] == "bias" else ".weight")
         stacked = path[0] == "layers"
         names = tuple(name.format(layer) for layer in range(config.num_layers if stacked else 1))
         found.append(Leaf(path, spec.shape, names, stacked))

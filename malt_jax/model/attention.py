@@ -1,4 +1,4 @@
-"""Rotary positions, and attention of one level of the tree to itself and to its ancestors.
+"""Attention of one level of the tree to itself and to its ancestors.
 
 Every ancestor level is stored once for all its descendants: their queries are the rows of one
 matrix product with its keys, and the partial softmaxes are merged by their log-sum-exp. This is
@@ -9,70 +9,14 @@ cascade attention (FlashInfer, arXiv 2501.01005) over any number of levels, also
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
-
 LOWEST = -1e30
-
-
-class Rotation(NamedTuple):
-    """The rotary embedding (arXiv 2104.09864) of some positions, float32.
-
-    Cosines and sines of the angles by which the H/2 pairs of a head turn.
-    """
-
-    cos: Float[Array, "*tree T half"]
-    sin: Float[Array, "*tree T half"]
-
-
-def rotation(positions: Int[Array, "*tree T"], config: LlamaConfig) -> Rotation:
-    """The rotation at these positions."""
-    frequencies = jnp.asarray(inverse_frequencies(config))
-    angles = jnp.einsum("...t,h->...th", positions.astype(jnp.float32), frequencies)
-    return Rotation(jnp.cos(angles), jnp.sin(angles))
-
-
-def rotate(x: Float[Array, "*tree T heads H"], turn: Rotation) -> Float[Array, "*tree T heads H"]:
-    """Rotates the pairs (x[i], x[i + H/2]) of every head, in float32, and returns x's dtype."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = turn.cos[..., None, :], turn.sin[..., None, :]
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
-
-
-def inverse_frequencies(config: LlamaConfig) -> Float[np.ndarray, " half"]:
-    """Radians per position of each of the H/2 pairs, float32.
-
-    Rounded to float32 after every step, as checkpoints were trained: at position 10,000 the last
-    bit of a frequency is worth a milliradian. NumPy's own float32 power is off by that bit for one
-    frequency in five.
-    """
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    powers = np.power(np.float64(config.rope_theta), exponents.astype(np.float64))
-    frequencies = np.float32(1.0) / powers.astype(np.float32)
-    if config.rope_scaling is None:
-        return frequencies
-    return _scale_llama3(frequencies, config.rope_scaling)
-
-
-def _scale_llama3(
-    frequencies: Float[np.ndarray, " half"], scaling: Llama3RopeScaling
-) -> Float[np.ndarray, " half"]:
-    """Slows the pairs whose wavelength exceeds the original context by `factor`, keeps the fast
-    ones, and blends in between (Llama 3.1's reference code, `apply_scaling`)."""
-    wavelengths = np.float32(2 * np.pi) / frequencies
-    turns = np.float32(scaling.original_max_positions) / wavelengths
-    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
-    keep = np.clip((turns - low) / (high - low), np.float32(0), np.float32(1))
-    slowed = frequencies / np.float32(scaling.factor)
-    return ((np.float32(1) - keep) * slowed + keep * frequencies).astype(np.float32)
 
 
 class Ancestor(NamedTuple):
@@ -96,22 +40,36 @@ def attend(
     keys: Float[Array, "*tree K H T"],
     values: Float[Array, "*tree K T H"],
     ancestors: Sequence[Ancestor],
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    window: Int[Array, ""] | None = None,
 ) -> Float[Array, "*tree T K G H"]:
     """Causal attention within the level, full attention to the valid tokens of its ancestors.
+
+    ancestors: outermost first; their valid tokens precede the level's, without gaps.
+    scale:     of the logits; None: 1/sqrt(H).
+    softcap:   c, for logits c * tanh(logits / c); None: as they are.
+    window:    a token attends to the `window` latest ones, itself included; None: to all.
 
     Logits and softmax are float32 for inputs of any dtype; the result has the queries' dtype. A
     level's own padding needs no mask: it comes after the valid tokens, so the causal mask hides it.
     """
-    scale = queries.shape[-1] ** -0.5
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
     time = queries.shape[-4]
     rows = jnp.moveaxis(queries, -4, -2)
-    causal = jnp.tril(jnp.ones((time, time), bool))
-    parts = [_partial(rows, keys, values, causal, scale)]
-    for ancestor in ancestors:
-        shape = (*ancestor.lengths.shape, ancestor.keys.shape[-1])
-        index = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
-        valid = index < ancestor.lengths[..., None]
-        parts.append(_shared_partial(rows, ancestor, valid, scale))
+    mask = jnp.tril(jnp.ones((time, time), bool))
+    if window is not None:
+        mask &= _ages((time, time)) < window
+
+    def scaled(logits: Array) -> Array:
+        logits = logits * scale
+        return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+    parts = [_partial(rows, keys, values, mask, scaled)]
+    masks = _ancestor_masks(ancestors, queries.shape[:-1], window)
+    for ancestor, mask in zip(ancestors, masks, strict=True):
+        parts.append(_shared_partial(rows, ancestor, mask, scaled))
     peak = jnp.max(jnp.stack([part.peak for part in parts]), axis=0)
     shares = [jnp.exp(part.peak - peak) for part in parts]
     total = sum(share * part.total for share, part in zip(shares, parts, strict=True))
@@ -119,24 +77,60 @@ def attend(
     return jnp.moveaxis(weighted / total, -2, -4).astype(queries.dtype)
 
 
+def _ages(shape: tuple[int, ...]) -> Int[Array, "*tree T S"]:
+    """Positions from key s to query t, if both count from the same token."""
+    queries = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 2)
+    return queries - jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+
+
+def _ancestor_masks(
+    ancestors: Sequence[Ancestor], queries: tuple[int, ...], window: Int[Array, ""] | None
+) -> list[Bool[Array, "..."]]:
+    """The keys of each ancestor that queries attend to, for the logits of `_shared_partial`.
+
+    queries: their sizes, (*tree, T, K, G).
+    """
+    *leading, time, _, group = queries
+    masks = []
+    for number, ancestor in enumerate(ancestors):
+        above, size = ancestor.lengths.shape, ancestor.keys.shape[-1]
+        index = jax.lax.broadcasted_iota(jnp.int32, (*above, size), len(above))
+        mask = (index < ancestor.lengths[..., None])[..., None, None, None, :]
+        if window is not None:
+            # From the ancestor's first token to the first of the level.
+            distance = sum(_spread(x.lengths, len(leading)) for x in ancestors[number:])
+            ages = jnp.broadcast_to(distance, leading)[..., None, None]
+            near = ages + _ages((*leading, time, size)) < window
+            near = near.reshape(*above, 1, math.prod(leading[len(above) :]), 1, time, size)
+            near = jnp.broadcast_to(near, (*near.shape[:-3], group, time, size))
+            mask &= near.reshape(*near.shape[:-3], group * time, size)
+        masks.append(mask)
+    return masks
+
+
+def _spread(lengths: Int[Array, "*above"], rank: int) -> Int[Array, "..."]:
+    """Lengths with `rank` axes, to be added to those of their descendants."""
+    return lengths.reshape(*lengths.shape, *[1] * (rank - lengths.ndim))
+
+
 def _partial(
     queries: Float[Array, "*tree K G T H"],
     keys: Float[Array, "*tree K H S"],
     values: Float[Array, "*tree K S H"],
     mask: Bool[Array, "T S"],
-    scale: float,
+    scaled: Callable[[Array], Array],
 ) -> _Partial:
     logits = jnp.einsum(
         "...kgth,...khs->...kgts", queries, keys, preferred_element_type=jnp.float32
     )
-    return _softmax_parts(logits * scale, jnp.broadcast_to(mask, logits.shape), values, "gt")
+    return _softmax_parts(scaled(logits), jnp.broadcast_to(mask, logits.shape), values, "gt")
 
 
 def _shared_partial(
     queries: Float[Array, "*tree K G T H"],
     ancestor: Ancestor,
-    valid: Bool[Array, "*above S"],
-    scale: float,
+    mask: Bool[Array, "*above 1 _ _ S"],
+    scaled: Callable[[Array], Array],
 ) -> _Partial:
     """All descendants of an ancestor as rows of one product with its keys and with its values."""
     shared = ancestor.lengths.ndim
@@ -147,8 +141,9 @@ def _shared_partial(
     logits = jnp.einsum(
         "...kdgh,...khs->...kdgs", folded, ancestor.keys, preferred_element_type=jnp.float32
     )
-    mask = jnp.broadcast_to(valid[..., None, None, None, :], logits.shape)
-    part = _softmax_parts(logits * scale, mask, ancestor.values, "dg")
+    part = _softmax_parts(
+        scaled(logits), jnp.broadcast_to(mask, logits.shape), ancestor.values, "dg"
+    )
     return _Partial(
         *(
             jnp.moveaxis(x, -3, -4).reshape(*leading, kv_heads, group, time, x.shape[-1])

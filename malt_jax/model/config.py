@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import jax.numpy as jnp
 import pydantic
@@ -15,11 +14,10 @@ from pydantic.dataclasses import dataclass
 
 from malt_jax.config import LoraConfig
 from malt_jax.errors import UserError
-
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+from malt_jax.model.families import LOCAL, MOST_LAYERS, read_fields, write_fields
 
 # Far above every published model; larger numbers in a config.json are mistakes or attacks.
-_Count = Annotated[int, Field(ge=1, le=10_000)]
+_Count = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 _Width = Annotated[int, Field(ge=1, le=1_000_000)]
 _Length = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _OriginalLength = Annotated[_Length, Field(alias="original_max_position_embeddings")]
@@ -28,6 +26,9 @@ _STRICT = pydantic.ConfigDict(
     strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
 )
 
+Activation = Literal["silu", "gelu_pytorch_tanh"]
+LayerType = Literal["full_attention", "sliding_attention"]
+
 Sizes = TypeVar("Sizes")
 
 
@@ -35,6 +36,7 @@ Sizes = TypeVar("Sizes")
 class Llama3RopeScaling:
     """Llama 3.1's stretching of the low rotary frequencies to longer contexts."""
 
+    rope_type: ClassVar[str] = "llama3"
     factor: _Positive = 8.0
     low_freq_factor: _Positive = 1.0
     high_freq_factor: _Positive = 4.0
@@ -49,8 +51,22 @@ class Llama3RopeScaling:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class LinearRopeScaling:
+    """All rotary frequencies divided by `factor`."""
+
+    rope_type: ClassVar[str] = "linear"
+    factor: _Positive
+
+
+RopeScaling = Llama3RopeScaling | LinearRopeScaling
+
+
+@dataclass(frozen=True, config=_STRICT)
 class LlamaConfig:
-    """Sizes and constants of a decoder of the Llama family, with their names in config.json."""
+    """Sizes and constants of a decoder, with their names in config.json.
+
+    The defaults are Llama's; other families differ from it by single fields (`families.FAMILIES`).
+    """
 
     vocab_size: Annotated[int, Field(ge=1, le=100_000_000)]
     d_model: Annotated[_Width, Field(alias="hidden_size")]
@@ -60,12 +76,36 @@ class LlamaConfig:
     head_dim: _Count
     d_ff: Annotated[_Width, Field(alias="intermediate_size")]
     rope_theta: _Positive = 10_000.0
-    rope_scaling: Llama3RopeScaling | None = None
+    rope_scaling: RopeScaling | None = None
     norm_eps: Annotated[_Positive, Field(alias="rms_norm_eps")] = 1e-5
     tie_embeddings: Annotated[bool, Field(alias="tie_word_embeddings")] = False
     attention_bias: bool = False
     max_positions: Annotated[_Length, Field(alias="max_position_embeddings")] = 2048
     model_type: str = "llama"
+    activation: Annotated[Activation, Field(alias="hidden_act")] = "silu"
+    """Of the gate of the feed-forward layers."""
+    qk_norm: bool = False
+    """Norms of every head's queries and keys, before they are rotated."""
+    post_norms: bool = False
+    """Norms of the results of attention and feed-forward, before they are added to the input."""
+    zero_centered_norms: bool = False
+    """Norms multiply by 1 + their weight."""
+    scale_embeddings: bool = False
+    """Embeddings are multiplied by the root of the model's width."""
+    query_scalar: Annotated[_Width | None, Field(alias="query_pre_attn_scalar")] = None
+    """Attention logits are divided by its root; None: `head_dim`."""
+    attention_softcap: Annotated[_Positive | None, Field(alias="attn_logit_softcapping")] = None
+    """c: attention logits x become c tanh(x / c)."""
+    logits_softcap: Annotated[_Positive | None, Field(alias="final_logit_softcapping")] = None
+    """The same for the logits of the vocabulary."""
+    sliding_window: _Length | None = None
+    """Latest tokens, the own included, that a token sees in layers of type sliding_attention."""
+    layer_types: tuple[LayerType, ...] = ()
+    """One a layer; (): all have full_attention."""
+    local_rope_theta: Annotated[_Positive | None, Field(alias="rope_local_base_freq")] = None
+    """Rotary base of the layers with a sliding window, without scaling; None: as in the others."""
+    rope_layers: Annotated[tuple[bool, ...], Field(alias="no_rope_layers")] = ()
+    """Whether each layer has rotary positions; (): all have."""
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -75,6 +115,24 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise UserError(f"head_dim must be even for rotary positions, got {self.head_dim}")
+        for name, of_layers in (
+            ("layer_types", self.layer_types),
+            ("no_rope_layers", self.rope_layers),
+        ):
+            if len(of_layers) not in (0, self.num_layers):
+                raise UserError(
+                    f"{name} has {len(of_layers)} entries, num_hidden_layers is {self.num_layers}"
+                )
+        if (LOCAL in self.layer_types) != (self.sliding_window is not None):
+            raise UserError(
+                f"sliding_window is {self.sliding_window}, but layer_types has"
+                f" {self.layer_types.count(LOCAL)} layers of type {LOCAL!r}"
+            )
+
+    @property
+    def local_layers(self) -> tuple[bool, ...]:
+        """Whether each layer has a sliding window."""
+        return tuple(x == LOCAL for x in self.layer_types) or (False,) * self.num_layers
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -97,7 +155,9 @@ class LlamaConfig:
         heads, kv_heads = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         attention = 2 * self.d_model * (heads + kv_heads)
         biases = heads + 2 * kv_heads if self.attention_bias else 0
-        block = attention + biases + 3 * self.d_model * self.d_ff + 2 * self.d_model
+        norms = (4 if self.post_norms else 2) * self.d_model
+        norms += 2 * self.head_dim if self.qk_norm else 0
+        block = attention + biases + 3 * self.d_model * self.d_ff + norms
         embeddings = self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
         return embeddings + self.num_layers * block + self.d_model
 
@@ -108,33 +168,17 @@ class LlamaConfig:
         Raises UserError, naming the field, for an architecture, a rope type or an option that is
         not implemented, for a missing field, and for a value of the wrong kind or out of bounds.
         """
-        model_type = fields.get("model_type")
-        if model_type not in [*ARCHITECTURES]:
-            raise UserError(
-                f"model_type {model_type!r:.80} is not supported; supported are"
-                f" {', '.join(ARCHITECTURES)}"
-            )
-        _refuse_unimplemented(fields, model_type)
-        theta, scaling = _rope(fields)
-        read = {"rms_norm_eps": 1e-6, "num_key_value_heads": fields.get("num_attention_heads")}
-        with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
-            read["head_dim"] = fields["hidden_size"] // fields["num_attention_heads"]
-        optional = {*read, "tie_word_embeddings", "max_position_embeddings"}
-        # null stands for the default, as in transformers.
-        read |= {name: x for name, x in fields.items() if x is not None or name not in optional}
-        read |= {"rope_theta": theta, "rope_scaling": scaling}
-        return _validated(cls, read | {"attention_bias": model_type == "qwen2"})
+        read = read_fields(fields)
+        theta, scaling = _rope(read)
+        return _validated(cls, read | {"rope_theta": theta, "rope_scaling": scaling})
 
     def to_huggingface(self) -> dict[str, Any]:
         """The fields of a config.json that transformers reads back to the same model."""
         fields: dict[str, Any] = pydantic.TypeAdapter(LlamaConfig).dump_python(self, by_alias=True)
-        del fields["attention_bias"]
-        fields |= {"architectures": [ARCHITECTURES[self.model_type]], "hidden_act": "silu"}
-        if self.model_type == "llama":
-            fields |= {"attention_bias": False, "mlp_bias": False}
         if (scaling := fields.pop("rope_scaling")) is not None:
-            fields["rope_scaling"] = {"rope_type": "llama3", **scaling}
-        return fields
+            assert self.rope_scaling is not None
+            fields["rope_scaling"] = {"rope_type": self.rope_scaling.rope_type, **scaling}
+        return write_fields(fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,34 +197,29 @@ class Llama:
     multiple of `sharding.rules.batch_shards`. None: the device of its inputs."""
 
 
-def _refuse_unimplemented(fields: Mapping[str, Any], model_type: str) -> None:
-    activation = fields.get("hidden_act", "silu")
-    if activation != "silu":
-        raise UserError(f"hidden_act {activation!r:.80} is not supported, only 'silu'")
-    switches = ["use_sliding_window", "mlp_bias"]
-    if model_type == "llama":
-        switches.append("attention_bias")
-    for switch in switches:
-        if fields.get(switch):
-            raise UserError(f"{switch}=true is not supported for {model_type!r}")
-
-
-def _rope(fields: Mapping[str, Any]) -> tuple[Any, Llama3RopeScaling | None]:
+def _rope(fields: Mapping[str, Any]) -> tuple[Any, RopeScaling | None]:
     """Rotary base and scaling, from `rope_parameters` (newer files) or from the older fields."""
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise UserError(f"the rope scaling is of the wrong kind: {rope!r:.80} is not an object")
-    theta = (rope if "rope_theta" in rope else fields).get("rope_theta")
-    theta = 10_000.0 if theta is None else theta
+    theta = rope.get("rope_theta")
+    theta = fields["rope_theta"] if theta is None else theta
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
-    if kind != "llama3":
-        raise UserError(
-            f"rope type {kind!r:.80} is not supported; supported are 'default', 'llama3'"
-        )
-    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return theta, _validated(Llama3RopeScaling, dict.fromkeys(names) | rope)
+    scalings: tuple[type[RopeScaling], ...] = (Llama3RopeScaling, LinearRopeScaling)
+    for scaling in scalings:
+        if kind == scaling.rope_type:
+            # A file has to state every number, although our dataclasses have defaults.
+            return theta, _validated(scaling, dict.fromkeys(_names(scaling)) | rope)
+    raise UserError(
+        f"rope type {kind!r:.80} is not supported; supported are 'default', 'llama3', 'linear'"
+    )
+
+
+def _names(make: Any) -> list[str]:
+    """The names of a dataclass's fields in a config.json."""
+    return [info.alias or name for name, info in make.__pydantic_fields__.items()]
 
 
 def _validated(make: type[Sizes], values: Mapping[str, Any]) -> Sizes:
@@ -188,10 +227,8 @@ def _validated(make: type[Sizes], values: Mapping[str, Any]) -> Sizes:
 
     Raises UserError with those that are missing, of the wrong kind or out of bounds.
     """
-    fields: Any = make
-    names = [info.alias or name for name, info in fields.__pydantic_fields__.items()]
     try:
-        return make(**{name: values[name] for name in names if name in values})
+        return make(**{name: values[name] for name in _names(make) if name in values})
     except pydantic.ValidationError as error:
         raise UserError("; ".join(map(_explained, error.errors()))) from None
 

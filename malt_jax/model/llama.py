@@ -1,4 +1,4 @@
-"""The Llama decoder in Flax: one module for prefill, decoding, log-probabilities and training.
+"""The decoder in Flax: one module for prefill, decoding, log-probabilities and training.
 
 The axes of shapes, here and in the whole package:
 
@@ -19,23 +19,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from malt_jax.model.attention import Ancestor, Rotation, attend, rotate, rotation
-from malt_jax.model.config import Llama
+from malt_jax.model.attention import Ancestor, attend
+from malt_jax.model.config import Activation, Llama
 from malt_jax.model.levels import Level, join_levels, level_spec, split_levels
 from malt_jax.model.lora import Linear, activation_axes, parameter
+from malt_jax.model.rope import Rotation, layer_frequencies, rotate, rotation
 from malt_jax.sharding.rules import all_gather, array_specs, constrain, device_put, shardings
 
 Params = dict[str, Any]
 KeysAndValues = tuple[Float[Array, "... K H _"], Float[Array, "... K _ H"]]
+
+_ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = {
+    "silu": nn.silu,
+    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+}
 
 
 class RMSNorm(nn.Module):
@@ -44,13 +51,17 @@ class RMSNorm(nn.Module):
     model: Llama
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
-        ones = nn.initializers.ones
-        scale = parameter(self, "scale", ones, ("embed_norm",), x.shape[-1:], self.model.dtype)
+    def __call__(self, x: Float[Array, "*tokens width"]) -> Float[Array, "*tokens width"]:
+        config = self.model.config
+        initial = nn.initializers.zeros if config.zero_centered_norms else nn.initializers.ones
+        scale = parameter(self, "scale", initial, ("embed_norm",), x.shape[-1:], self.model.dtype)
         wide = x.astype(jnp.float32)
         variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = (wide * jax.lax.rsqrt(variance + self.model.config.norm_eps)).astype(x.dtype)
-        return normed * jnp.broadcast_to(scale.astype(x.dtype), normed.shape)
+        normed = wide * jax.lax.rsqrt(variance + config.norm_eps)
+        if config.zero_centered_norms:
+            factors = jnp.broadcast_to(1 + scale.astype(jnp.float32), normed.shape)
+            return (normed * factors).astype(x.dtype)
+        return normed.astype(x.dtype) * jnp.broadcast_to(scale.astype(x.dtype), normed.shape)
 
 
 class Attention(nn.Module):
@@ -65,15 +76,21 @@ class Attention(nn.Module):
         rotations: Sequence[Rotation],
         ancestors: Sequence[Ancestor],
         lengths: Sequence[Int[Array, "..."]],
+        window: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "*tokens D"], list[KeysAndValues]]:
         config = self.model.config
         kv_heads, group, width = config.num_kv_heads, config.queries_per_kv_head, config.head_dim
+        scale = (config.query_scalar or width) ** -0.5
 
         def project(name: str, heads: int, axis: str) -> list[Array]:
             axes, bias = (axis, "embed"), config.attention_bias
             y = Linear(self.model, heads * width, axes, bias, name=name)(x)
             levels = split_levels(y, [turn.cos.shape[:-1] for turn in rotations])
-            return [level.reshape(*level.shape[:-1], heads, width) for level in levels]
+            split = [level.reshape(*level.shape[:-1], heads, width) for level in levels]
+            if not config.qk_norm or name == "v":
+                return split
+            norm = RMSNorm(self.model, name=f"{name}_norm")
+            return [norm(level) for level in split]
 
         projected = zip(
             project("q", config.num_heads, "heads"),
@@ -87,7 +104,8 @@ class Attention(nn.Module):
             queries, keys = rotate(queries, turn), rotate(keys, turn)
             keys, values = jnp.moveaxis(keys, -3, -1), jnp.moveaxis(values, -3, -2)
             grouped = queries.reshape(*queries.shape[:-2], kv_heads, group, width)
-            mixed = attend(grouped, keys, values, above)
+            cap = config.attention_softcap
+            mixed = attend(grouped, keys, values, above, scale=scale, softcap=cap, window=window)
             results.append(mixed.reshape(*mixed.shape[:-3], config.num_heads * width))
             cached.append((keys, values))
             above.append(Ancestor(keys, values, valid))
@@ -96,7 +114,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU feed-forward (arXiv 2002.05202)."""
+    """Gated feed-forward: SwiGLU or GeGLU (arXiv 2002.05202), by the activation."""
 
     model: Llama
 
@@ -106,7 +124,19 @@ class MLP(nn.Module):
         gate = Linear(self.model, config.d_ff, ("mlp", "embed"), name="gate")(x)
         up = Linear(self.model, config.d_ff, ("mlp", "embed"), name="up")(x)
         down = Linear(self.model, config.d_model, ("embed", "mlp"), name="down")
-        return down(nn.silu(gate) * up)
+        return down(_ACTIVATIONS[config.activation](gate) * up)
+
+
+class LayerInputs(NamedTuple):
+    """Values that differ between layers, over which the scan runs; None where they do not."""
+
+    window: Int[Array, "*L"] | None = None
+    """Latest tokens that a token sees, the own included."""
+    rotation: Int[Array, "*L"] | None = None
+    """Index into the kinds of `Rotation`."""
+
+
+_ALIKE = LayerInputs()
 
 
 class Block(nn.Module):
@@ -122,21 +152,27 @@ class Block(nn.Module):
         cached_lengths: Sequence[Int[Array, "..."]],
         rotations: Sequence[Rotation],
         lengths: Sequence[Int[Array, "..."]],
+        layer: LayerInputs = _ALIKE,
     ) -> tuple[Float[Array, "*tokens D"], list[KeysAndValues]]:
+        if layer.rotation is not None:
+            rotations = jax.tree.map(lambda kinds: kinds[layer.rotation], list(rotations))
         ancestors = [
             Ancestor(keys, values, length)
             for (keys, values), length in zip(cached, cached_lengths, strict=True)
         ]
         normed = RMSNorm(self.model, name="attention_norm")(x)
         attention = Attention(self.model, name="attention")
-        mixed, kv = attention(normed, rotations, ancestors, lengths)
-        x = x + mixed
+        mixed, kv = attention(normed, rotations, ancestors, lengths, layer.window)
+        x = x + self._post_norm("attention_post_norm", mixed)
         normed = RMSNorm(self.model, name="mlp_norm")(x)
-        return x + MLP(self.model, name="mlp")(normed), kv
+        return x + self._post_norm("mlp_post_norm", MLP(self.model, name="mlp")(normed)), kv
+
+    def _post_norm(self, name: str, y: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
+        return RMSNorm(self.model, name=name)(y) if self.model.config.post_norms else y
 
 
 class Decoder(nn.Module):
-    """A decoder of the Llama family over levels of a reasoning tree.
+    """A decoder over levels of a reasoning tree.
 
     Variables: "params", the base model; "adapter", LoRA's matrices, if the model has an adapter.
     Layers are stacked on a leading axis in both.
@@ -154,7 +190,7 @@ class Decoder(nn.Module):
             block,
             variable_axes={"params": 0, "adapter": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=model.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(model)
@@ -169,16 +205,24 @@ class Decoder(nn.Module):
         model = self.model
         table = self.embed()
         above = [level.lengths for level in ancestors]
+        frequencies, layers = self._layers()
         rotations, embedded = [], []
         for tokens, lengths in segments:
-            rotations.append(rotation(_positions(tokens, above), model.config))
+            rotations.append(rotation(_positions(tokens, above), frequencies))
             x = jnp.take(table, tokens, axis=0).astype(model.dtype)
+            if model.config.scale_embeddings:
+                x = x * jnp.asarray(model.config.d_model**0.5, model.dtype)
             embedded.append(constrain(model.mesh, x, activation_axes(x.ndim)))
             above.append(lengths)
         valid = [lengths for _, lengths in segments]
         cached = [(level.keys, level.values) for level in ancestors]
         x, written = self.layers(
-            join_levels(embedded), cached, above[: len(ancestors)], rotations, valid
+            join_levels(embedded),
+            cached,
+            above[: len(ancestors)],
+            rotations,
+            valid,
+            layers,
         )
         hidden = split_levels(self.norm(x), [tokens.shape for tokens, _ in segments])
         levels = []
@@ -186,6 +230,21 @@ class Decoder(nn.Module):
             spec = level_spec(model, lengths.shape, tokens.shape[-1])
             levels.append(constrain(model.mesh, Level(*kv, lengths), spec))
         return hidden, levels
+
+    def _layers(self) -> tuple[Float[np.ndarray, "*kinds half"], LayerInputs]:
+        """Rotary frequencies, of several kinds if the layers differ, and the layers' own values."""
+        config = self.model.config
+        frequencies, kinds = layer_frequencies(config)
+        window = rotations = None
+        if config.sliding_window is not None:
+            everything = np.iinfo(np.int32).max
+            windows = np.where(config.local_layers, config.sliding_window, everything)
+            window = jnp.asarray(windows, jnp.int32)
+        if len(frequencies) > 1:
+            rotations = jnp.asarray(kinds, jnp.int32)
+        else:
+            frequencies = frequencies[0]
+        return frequencies, LayerInputs(window, rotations)
 
     def logits(self, hidden: Float[Array, "*tokens D"]) -> Float[Array, "*tokens V"]:
         """See `next_logits`."""
@@ -196,6 +255,8 @@ class Decoder(nn.Module):
             (((hidden.ndim - 1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
+        if (cap := self.model.config.logits_softcap) is not None:
+            logits = cap * jnp.tanh(logits / cap)
         # A caller that needs all of them gathers logits, not the far larger kernel.
         split = P("batch", *[None] * (hidden.ndim - 2), "vocab")
         return constrain(self.model.mesh, logits, split)

@@ -3,6 +3,7 @@
 import importlib.util
 import random
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from tokenizers.models import BPE
 from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.checkpoints.weights import leaves
-from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
+from malt_jax.model.config import LinearRopeScaling, Llama3RopeScaling, LlamaConfig
 from malt_jax.model.llama import Params
 
 TEMPLATE = (
@@ -41,6 +42,35 @@ CONFIGS = {
     "llama 3.1": LlamaConfig(**_SHAPE, rope_theta=500_000.0, rope_scaling=Llama3RopeScaling()),
     "qwen2": LlamaConfig(
         **_SHAPE, rope_theta=1e6, norm_eps=1e-6, attention_bias=True, model_type="qwen2"
+    ),
+    "qwen3": LlamaConfig(**_SHAPE, rope_theta=1e6, norm_eps=1e-6, qk_norm=True, model_type="qwen3"),
+    "mistral": LlamaConfig(
+        **_SHAPE, sliding_window=13, layer_types=("sliding_attention",) * 3, model_type="mistral"
+    ),
+    "smollm3": LlamaConfig(
+        **_SHAPE | {"num_layers": 4},
+        rope_theta=5e6,
+        norm_eps=1e-6,
+        tie_embeddings=True,
+        rope_layers=(True, True, True, False),
+        model_type="smollm3",
+    ),
+    "gemma3": LlamaConfig(
+        **_SHAPE | {"num_layers": 6},
+        rope_theta=1e6,
+        rope_scaling=LinearRopeScaling(8.0),
+        local_rope_theta=10_000.0,
+        norm_eps=1e-6,
+        tie_embeddings=True,
+        activation="gelu_pytorch_tanh",
+        qk_norm=True,
+        post_norms=True,
+        zero_centered_norms=True,
+        scale_embeddings=True,
+        logits_softcap=5.0,
+        sliding_window=13,
+        layer_types=(*("sliding_attention",) * 5, "full_attention"),
+        model_type="gemma3_text",
     ),
 }
 
@@ -68,13 +98,22 @@ def config(request: pytest.FixtureRequest) -> LlamaConfig:
     return CONFIGS[request.param]
 
 
+def transformers_config(config: LlamaConfig) -> Any:
+    """transformers' configuration of the same model, without ids beyond a small vocabulary."""
+    from transformers import AutoConfig
+
+    ids = {"bos_token_id": None, "eos_token_id": None} if config.model_type == "smollm3" else {}
+    return AutoConfig.for_model(**config.to_huggingface(), **ids)
+
+
 def random_params(config: LlamaConfig) -> Params:
     """Weights for which every part of the model matters, norms and biases included."""
     rng = np.random.default_rng(0)
+    center = 0 if config.zero_centered_norms else 1
     params = {}
     for leaf in leaves(config):
         noise = 0.1 * rng.standard_normal(leaf.shape, np.float32)
-        params[leaf.path] = jnp.asarray(1 + noise if leaf.path[-1] == "scale" else noise)
+        params[leaf.path] = jnp.asarray(center + noise if leaf.path[-1] == "scale" else noise)
     return unflatten_dict(params)
 
 
@@ -87,11 +126,10 @@ def checkpoint(config: LlamaConfig, byte_tokenizer: Tokenizer) -> Checkpoint:
 def saved(checkpoint: Checkpoint, tmp_path: Path) -> Path:
     """A Hugging Face directory with weights that transformers made and wrote."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    fields = checkpoint.config.to_huggingface()
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields))
+    model = AutoModelForCausalLM.from_config(transformers_config(checkpoint.config))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

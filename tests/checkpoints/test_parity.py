@@ -15,11 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.checkpoints.weights import disassemble
-from malt_jax.model.attention import rotation
 from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
 from malt_jax.model.llama import Block, Decoder, Llama, Params, forward, next_logits
+from malt_jax.model.rope import inverse_frequencies, rotation
 from malt_jax.sampling.sampler import Request, Sampler
 from malt_jax.sampling.token import SamplingParameters
+from tests.checkpoints.conftest import transformers_config
 
 TOLERANCE = 2e-4
 
@@ -27,7 +28,7 @@ TOLERANCE = 2e-4
 def torch_model(config: LlamaConfig, seed: int = 0) -> Any:
     """A random model whose attention and biases matter: transformers' own start is too small."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.to_huggingface()))
+    model = AutoModelForCausalLM.from_config(transformers_config(config))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             width = parameter.shape[-1] ** -0.5 if parameter.ndim == 2 else 0.2
@@ -77,6 +78,15 @@ def torch_greedy(model: Any, prompt: list[int], count: int, stop_ids: tuple[int,
         pad_token_id=0,
     )
     return output[0, len(prompt) :].tolist()
+
+
+def cached_greedy(checkpoint: Checkpoint, levels: list[list[int]], count: int) -> list[int]:
+    """What the sampler decodes for one prompt, of which each part is a level of its own."""
+    stop_ids = checkpoint.tokenizer.stop_ids
+    parameters = SamplingParameters.create(0.0, stop_ids=stop_ids, max_tokens=count)
+    sampler = Sampler(Llama(checkpoint.config), parameters, chunk=count)
+    request = Request([[part] for part in levels], (1,), np.arange(1), jax.random.key(0))
+    return sampler.sample({"params": checkpoint.params}, request).ids(0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +220,9 @@ def test_llama31_rope_beyond_the_original_context(
     assert np.abs(plain - theirs[:, :512]).max() > 10 * TOLERANCE, "the scaling must matter"
 
 
-@pytest.mark.parametrize("config", ["llama 3.1", "qwen2"], indirect=True)
+@pytest.mark.parametrize(
+    "config", ["llama 3.1", "qwen2", "qwen3", "mistral", "smollm3", "gemma3"], indirect=True
+)
 def test_small_random_models(
     config: LlamaConfig, byte_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
@@ -221,7 +233,21 @@ def test_small_random_models(
     assert np.abs(ours - theirs).max() <= TOLERANCE
     prompt = tokens[0, :20].tolist()
     stop_ids = checkpoint.tokenizer.stop_ids
-    assert is_greedy(checkpoint, prompt, torch_greedy(model, prompt, 40, stop_ids))
+    theirs = torch_greedy(model, prompt, 40, stop_ids)
+    assert is_greedy(checkpoint, prompt, theirs)
+    assert cached_greedy(checkpoint, [prompt[:7], prompt[7:]], 40) == theirs
+
+
+@pytest.mark.parametrize("config", ["gemma3"], indirect=True)
+def test_logits_can_be_divided_by_another_width(
+    config: LlamaConfig, byte_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Gemma 3 27B's query_pre_attn_scalar is not the width of its heads."""
+    config = dataclasses.replace(config, query_scalar=5, logits_softcap=None)
+    model = torch_model(config)
+    checkpoint = ported(model, config, byte_tokenizer, tmp_path)
+    tokens = np.random.default_rng(1).integers(0, 264, (1, 40))
+    assert np.abs(logits(checkpoint, tokens) - torch_logits(model, tokens)).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("config", ["llama 3.1", "qwen2"], indirect=True)
@@ -242,7 +268,8 @@ def test_gradients_of_one_block(
     (output * torch.from_numpy(weights)).sum().backward()
 
     positions = jnp.broadcast_to(jnp.arange(50), (2, 50))
-    rotations, lengths = [rotation(positions, config)], [jnp.full(2, 50)]
+    rotations = [rotation(positions, inverse_frequencies(config))]
+    lengths = [jnp.full(2, 50)]
     block = Block(Llama(config))
 
     def loss(params: Any, x: jax.Array) -> jax.Array:

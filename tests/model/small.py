@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -20,10 +22,22 @@ CONFIG = LlamaConfig(
     max_positions=512,
 )
 
+# Everything that layers can differ by. The window is shorter than most prompts and completions.
+MIXED = dataclasses.replace(
+    CONFIG,
+    qk_norm=True,
+    sliding_window=11,
+    layer_types=("sliding_attention", "full_attention", "sliding_attention"),
+    local_rope_theta=100.0,
+    rope_layers=(True, False, True),
+)
 
-def small_model(lora: LoraConfig | None = None) -> tuple[Llama, Params]:
+
+def small_model(
+    lora: LoraConfig | None = None, config: LlamaConfig = CONFIG
+) -> tuple[Llama, Params]:
     """A random model and its base weights."""
-    model = Llama(CONFIG, lora=lora)
+    model = Llama(config, lora=lora)
     return model, init_params(model, jax.random.key(1))
 
 

@@ -1,5 +1,6 @@
 """Attention over levels against a plain softmax; rotary frequencies against transformers'."""
 
+import copy
 import itertools
 
 import jax
@@ -11,14 +12,15 @@ import torch
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from malt_jax.model.attention import Ancestor, attend, inverse_frequencies
+from malt_jax.model.attention import Ancestor, attend
 from malt_jax.model.config import LlamaConfig
+from malt_jax.model.rope import inverse_frequencies
 from tests.model.test_config import LLAMA_31_8B
 
 KV_HEADS, GROUP, WIDTH, TIME = 2, 3, 8, 5
 
 
-def reference(queries, keys, values, context):
+def reference(queries, keys, values, context, window=10**6, softcap=1e6):
     """One node's attention, head by head, in float64: `context` are (keys, values) before it."""
     past_keys = np.concatenate([k for k, _ in context] + [keys], axis=-1)
     past_values = np.concatenate([v for _, v in context] + [values], axis=-2)
@@ -26,14 +28,18 @@ def reference(queries, keys, values, context):
     out = np.zeros(queries.shape)
     for t, kv, g in np.ndindex(TIME, KV_HEADS, GROUP):
         seen = before + t + 1
-        logits = queries[t, kv, g] @ past_keys[kv, :, :seen] / np.sqrt(WIDTH)
+        latest = slice(max(0, seen - window), seen)
+        logits = queries[t, kv, g] @ past_keys[kv, :, latest] / np.sqrt(WIDTH)
+        logits = softcap * np.tanh(logits / softcap)
         weights = np.exp(logits - logits.max())
-        out[t, kv, g] = weights @ past_values[kv, :seen] / weights.sum()
+        out[t, kv, g] = weights @ past_values[kv, latest] / weights.sum()
     return out
 
 
+@pytest.mark.parametrize("window", [None, 1, 2, 4, 7, 100])
 @pytest.mark.parametrize("lengths", ["ragged", "empty ancestors"])
-def test_merged_softmaxes_equal_one_softmax(lengths: str) -> None:
+def test_merged_softmaxes_equal_one_softmax(lengths: str, window: int | None) -> None:
+    """Windows that end within the level, within an ancestor of some nodes, and before them all."""
     rng = np.random.default_rng(0)
     shapes = [(2,), (2, 3), (2, 3, 2)]
     sizes = [7, 4, 6]
@@ -57,14 +63,17 @@ def test_merged_softmaxes_equal_one_softmax(lengths: str) -> None:
     values = normal(*leading, KV_HEADS, TIME, WIDTH)
 
     float32 = [jax.tree.map(lambda x: jnp.asarray(x, _kind(x)), s) for s in segments]
-    got = jax.jit(attend)(*(jnp.asarray(x, jnp.float32) for x in (queries, keys, values)), float32)
+    inputs = [jnp.asarray(x, jnp.float32) for x in (queries, keys, values)]
+    options = {} if window is None else {"window": jnp.int32(window), "softcap": 1.5}
+    wanted = {} if window is None else {"window": window, "softcap": 1.5}
+    got = jax.jit(attend, static_argnames="softcap")(*inputs, float32, **options)
     for node in itertools.product(*map(range, leading)):
         context = []
         for segment in segments:
             place = node[: segment.lengths.ndim]
             valid = segment.lengths[place]
             context.append((segment.keys[place][..., :valid], segment.values[place][:, :valid]))
-        want = reference(queries[node], keys[node], values[node], context)
+        want = reference(queries[node], keys[node], values[node], context, **wanted)
         np.testing.assert_allclose(got[node], want, atol=2e-6)
 
 
@@ -89,7 +98,7 @@ def test_a_wrong_shape_is_an_error_in_tests() -> None:
 
 def test_llama3_frequencies_are_transformers_own() -> None:
     theirs, _ = ROPE_INIT_FUNCTIONS["llama3"](
-        transformers.LlamaConfig(**LLAMA_31_8B), torch.device("cpu")
+        transformers.LlamaConfig(**copy.deepcopy(LLAMA_31_8B)), torch.device("cpu")
     )
     ours = inverse_frequencies(LlamaConfig.from_huggingface(LLAMA_31_8B))
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-7)

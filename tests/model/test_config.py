@@ -73,7 +73,7 @@ def test_transformers_reads_what_is_written(model_type: str) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "mistral"}, "mistral"),
+        ({"model_type": "mixtral"}, "mixtral"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"attention_bias": True}, "attention_bias"),

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from malt_jax.config import LoraConfig
+from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import (
     Llama,
     forward_levels,
@@ -20,7 +21,7 @@ from malt_jax.model.llama import (
 from malt_jax.model.llama import forward as eager_forward
 from malt_jax.model.lora import dropout, merge_adapter
 from malt_jax.sharding.rules import ArraySpec
-from tests.model.small import CONFIG, nonzero_adapter, small_model
+from tests.model.small import CONFIG, MIXED, nonzero_adapter, small_model
 
 LORA = LoraConfig(rank=3, alpha=6.0, dropout=0.5)
 
@@ -31,8 +32,9 @@ def tokens(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).integers(0, 300, shape), jnp.int32)
 
 
-def test_levels_equal_the_concatenated_sequence() -> None:
-    model, params = small_model()
+@pytest.mark.parametrize("config", [CONFIG, MIXED], ids=["alike", "mixed"])
+def test_levels_equal_the_concatenated_sequence(config: LlamaConfig) -> None:
+    model, params = small_model(config=config)
     variables = {"params": params}
     question, answer, reply = tokens(1, 12), tokens(1, 2, 9, seed=1), tokens(1, 2, 3, 6, seed=2)
     valid = {"question": 7, "answer": [[9, 4]], "reply": 6}
@@ -47,9 +49,10 @@ def test_levels_equal_the_concatenated_sequence() -> None:
         np.testing.assert_allclose(hidden[0, a, r], whole[0, -6:], atol=2e-5)
 
 
-def test_levels_in_one_pass_equal_one_after_the_other() -> None:
+@pytest.mark.parametrize("config", [CONFIG, MIXED], ids=["alike", "mixed"])
+def test_levels_in_one_pass_equal_one_after_the_other(config: LlamaConfig) -> None:
     """Below a root that all share: hidden states, caches and gradients."""
-    model, params = small_model()
+    model, params = small_model(config=config)
     root = tokens(6)
     questions, answers = tokens(2, 12, seed=1), tokens(2, 3, 9, seed=2)
     valid = jnp.array([7, 12]), jnp.array([[9, 4, 1], [2, 9, 3]])
@@ -77,9 +80,10 @@ def test_levels_in_one_pass_equal_one_after_the_other() -> None:
     assert_close(gradient(together), gradient(in_turn), 1e-3)
 
 
-def test_gradients_flow_through_the_levels() -> None:
+@pytest.mark.parametrize("config", [CONFIG, MIXED], ids=["alike", "mixed"])
+def test_gradients_flow_through_the_levels(config: LlamaConfig) -> None:
     """Shared levels give the gradient of the sum over separate rows."""
-    model, params = small_model()
+    model, params = small_model(config=config)
     prompt, replies = tokens(1, 8), tokens(1, 3, 5, seed=1)
 
     def shared(params):
@@ -107,6 +111,38 @@ def test_remat_changes_no_number() -> None:
     plain = gradient(params, model)
     changed = gradient(params, dataclasses.replace(model, remat=True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sliding_window": 3},
+        {"layer_types": ("full_attention", "sliding_attention", "sliding_attention")},
+        {"local_rope_theta": None},
+        {"rope_layers": ()},
+        {"query_scalar": 64},
+        {"attention_softcap": 0.5},
+        {"scale_embeddings": True},
+        {"activation": "gelu_pytorch_tanh"},
+    ],
+)
+def test_every_option_of_the_layers_changes_the_outputs(change: dict) -> None:
+    model, params = small_model(config=MIXED)
+    changed = dataclasses.replace(model, config=dataclasses.replace(MIXED, **change))
+    x, lengths = tokens(1, 30), jnp.array([30])
+    want, _ = forward(model, {"params": params}, x, lengths)
+    other, _ = forward(changed, {"params": params}, x, lengths)
+    assert float(jnp.max(jnp.abs(other - want))) > 1e-3
+
+
+def test_a_window_longer_than_the_sequence_changes_nothing() -> None:
+    model, params = small_model()
+    layers = ("full_attention", "sliding_attention", "sliding_attention")
+    config = dataclasses.replace(CONFIG, sliding_window=30, layer_types=layers)
+    x, lengths = tokens(1, 30), jnp.array([30])
+    want, _ = forward(model, {"params": params}, x, lengths)
+    got, _ = forward(Llama(config), {"params": params}, x, lengths)
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_padding_does_not_matter() -> None:
@@ -189,7 +225,8 @@ def test_every_parameter_carries_logical_axes_without_being_made() -> None:
 
 
 def test_the_number_of_parameters_is_that_of_the_arrays() -> None:
-    for change in ({}, {"tie_embeddings": True}, {"attention_bias": True, "model_type": "qwen2"}):
+    bias = {"attention_bias": True, "model_type": "qwen2"}
+    for change in ({}, {"tie_embeddings": True}, bias, {"qk_norm": True, "post_norms": True}):
         config = dataclasses.replace(CONFIG, **change)
         params = init_params(Llama(config), jax.random.key(0))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == config.num_parameters

@@ -11,7 +11,7 @@ from malt_jax.sampling.completions import Completions, Finish
 from malt_jax.sampling.decode import ROOM, decode_chunk, node_keys
 from malt_jax.sampling.sampler import Request, Sampler
 from malt_jax.sampling.token import SamplingParameters
-from tests.model.small import small_model
+from tests.model.small import MIXED, small_model
 from tests.sampling.naive import decode_naively, prompt_rows
 
 STOPS = (7, 11, 13, 17, 19)
@@ -67,6 +67,22 @@ def test_shared_levels_equal_the_naive_reference(sampled: Completions) -> None:
     np.testing.assert_array_equal(sampled.finish.ravel(), naive.finish)
     ours = sampled.log_probabilities.reshape(len(rows), -1)
     np.testing.assert_allclose(ours, naive.log_probabilities, atol=1e-4)
+
+
+def test_windows_reach_across_levels() -> None:
+    """The window ends in a completion, in one of the prompt's segments or in the root."""
+    levels, branching, ids = ragged_levels(2, (2, 2)), (2, 2), np.arange(2)
+    model, params = small_model(config=MIXED)
+    parameters = sampler(max_tokens=16).parameters
+    ours = Sampler(model, parameters, chunk=8).sample(
+        {"params": params}, Request(levels, branching, ids, KEY)
+    )
+    rows = [row for row in prompt_rows(levels) for _ in range(2)]
+    keys = node_keys(KEY, ids, branching).reshape(-1)
+    naive = decode_naively(model, {"params": params}, rows, keys, parameters)
+    np.testing.assert_array_equal(ours.tokens.reshape(len(rows), -1), naive.tokens)
+    np.testing.assert_array_equal(ours.lengths.ravel(), naive.lengths)
+    assert naive.lengths.max() > MIXED.sliding_window
 
 
 def test_finish_reasons_and_lengths_are_true(sampled: Completions) -> None:
