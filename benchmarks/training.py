@@ -26,7 +26,7 @@ from malt_jax.malt.objectives import Sft
 from malt_jax.model.llama import Llama
 from malt_jax.training.batches import Batches, Example
 from malt_jax.training.policy import Policy
-from malt_jax.training.step import init_state, train_step
+from malt_jax.training.step import StageInputs, init_state, train_step
 
 
 def ours(checkpoint: Checkpoint, rows: np.ndarray, prompt: int) -> Callable[[], None]:
@@ -39,15 +39,8 @@ def ours(checkpoint: Checkpoint, rows: np.ndarray, prompt: int) -> Callable[[], 
 
     def run() -> None:
         nonlocal state
-        state, metrics = train_step(
-            policy,
-            Sft(config),
-            state,
-            base,
-            batch,
-            jnp.asarray(100, jnp.int32),
-            jax.random.key(0),
-        )
+        stage = StageInputs(jnp.asarray(100, jnp.int32), jax.random.key(0))
+        state, metrics = train_step(policy, Sft(config), state, base, batch, stage)
         jax.block_until_ready((state, metrics))
 
     return run

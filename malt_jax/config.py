@@ -218,6 +218,12 @@ class DpoConfig(SftConfig):
     beta: float = _option(0.2, "strength of the pull towards the reference", gt=0)
     label_smoothing: float = _option(0.0, "assumed probability of a swapped pair", ge=0, lt=0.5)
     nll_weight: float = _option(0.0, "weight of the chosen completion's NLL in the loss", ge=0)
+    sft_weight: float = _option(
+        0.0,
+        "weight of the loss of sft on batch_size correct completions, paired or not, that join"
+        " every update; 0: none",
+        ge=0,
+    )
     dpop_penalty: float = _option(50.0, "dpop: penalty of a less likely chosen completion", ge=0)
     pair_weights: Literal["equal", "value_gap"] = _option(
         "equal", "weight of a pair in the loss; value_gap: difference of its values"

@@ -18,7 +18,8 @@ from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STAR, run_names
 from malt_jax.malt.experiment import Experiment, prepare, select_questions
 from malt_jax.malt.reuse import TREES, reuse_trees
-from malt_jax.malt.round import Trained, row_counts, run_round, stage_names
+from malt_jax.malt.round import Trained, run_round, stage_names
+from malt_jax.malt.rows import row_counts
 from malt_jax.malt.stage import Records
 from malt_jax.malt.uncertainty import value_uncertainty
 from malt_jax.runs.agreement import require_fit

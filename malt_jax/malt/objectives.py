@@ -33,22 +33,31 @@ class TrainingRow(NamedTuple):
     weight: float = 1.0
 
 
-class Objective(training_step.Objective, Protocol):
+class Loss(training_step.Objective, Protocol):
     """A loss with the nodes that it needs."""
 
-    name: ClassVar[str]
-    """The stage's name in a run directory, and the name of the section with its options."""
     rows: ClassVar[str]
     """The name of its training rows in messages."""
-    missing: ClassVar[str]
-    """The message when there are no rows."""
     needs_reference: ClassVar[bool]
     """Whether the loss compares with the role's policy at the start of the stage."""
     completions: ClassVar[int]
     """Completions of a training row."""
 
+    @property
+    def anchor(self) -> Loss | None:
+        """A loss of other rows, whose gradient is added in every update."""
+
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
         """The training rows of a role."""
+
+
+class Objective(Loss, Protocol):
+    """The loss of a training stage."""
+
+    name: ClassVar[str]
+    """The stage's name in a run directory, and the name of the section with its options."""
+    missing: ClassVar[str]
+    """The message when there are no rows."""
 
     def count_rows(self, correct: int, incorrect: int, pairs: int) -> int:
         """The number of training rows of a role with so many nodes and pairs."""
@@ -102,6 +111,7 @@ class Sft:
     needs_reference_point: ClassVar[bool] = False
     completions: ClassVar[int] = 1
     dropout: ClassVar[bool] = True
+    anchor: ClassVar[None] = None
 
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
         return [TrainingRow((node,)) for node in rows.sft]
@@ -143,6 +153,9 @@ class Dpo:
     Adds `nll_weight` times the negative log-probability per token of the chosen completion (arXiv
     2404.19733, eq. 1; TRL, as `rpo_alpha`, takes the mean over the tokens of the batch instead).
     Dropout does not act, as by default in TRL: policy and reference differ by training alone.
+
+    With `sft_weight` an update also has `batch_size` correct completions of the role, paired or
+    not, so that DPO keeps what questions teach on which all siblings agree (`Anchor`).
     """
 
     options: DpoConfig
@@ -156,6 +169,10 @@ class Dpo:
     needs_reference_point: ClassVar[bool] = False
     completions: ClassVar[int] = 2
     dropout: ClassVar[bool] = False
+
+    @property
+    def anchor(self) -> Anchor | None:
+        return Anchor(self.options) if self.options.sft_weight > 0 else None
 
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
         weighted = self.options.pair_weights == "value_gap"
@@ -183,7 +200,8 @@ class Dpo:
         if chosen < -SMALL_MARGIN:
             found.append(
                 f"rewards/chosen is {chosen:.3f} at the end: the chosen completions became less"
-                " likely (likelihood displacement); try dpo.nll_weight=1 or dpo.loss=dpop"
+                " likely (likelihood displacement); try dpo.nll_weight=1, dpo.sft_weight=1 or"
+                " dpo.loss=dpop"
             )
         return found
 
@@ -218,6 +236,32 @@ class Dpo:
 
 
 @dataclasses.dataclass(frozen=True)
+class Anchor:
+    """SFT's loss, times `dpo.sft_weight`, in the updates of DPO; without dropout, as these."""
+
+    options: DpoConfig
+    rows: ClassVar[str] = "SFT rows"
+    needs_reference: ClassVar[bool] = False
+    needs_reference_point: ClassVar[bool] = False
+    completions: ClassVar[int] = 1
+    dropout: ClassVar[bool] = False
+    anchor: ClassVar[None] = None
+
+    def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
+        return [TrainingRow((node,)) for node in rows.correct]
+
+    def count(self, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(completion_mask(batch).astype(jnp.float32))
+
+    def sums(self, scores: TokenScores, batch: Batch) -> Metrics:
+        loss = -jnp.sum(sum_logps(scores, batch))
+        return {"loss": self.options.sft_weight * loss, "sft_loss": loss}
+
+    def means(self, sums: Metrics, count: Float[Array, ""]) -> Metrics:
+        return training_step.means(sums, count)
+
+
+@dataclasses.dataclass(frozen=True)
 class Kto:
     """Mean loss of single correct and incorrect completions, from and against the role's policy at
     the start of the stage (arXiv 2402.01306).
@@ -235,6 +279,7 @@ class Kto:
     needs_reference_point: ClassVar[bool] = True
     completions: ClassVar[int] = 2
     dropout: ClassVar[bool] = False
+    anchor: ClassVar[None] = None
 
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
         good, bad = self.options.desirable_weight, self.options.undesirable_weight

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -32,11 +32,12 @@ from malt_jax.config import Config
 from malt_jax.distributed.processes import is_coordinator, stop_requested
 from malt_jax.errors import Stopped
 from malt_jax.malt import credit
-from malt_jax.malt.credit import Node, RoleRows
+from malt_jax.malt.credit import RoleRows
 from malt_jax.malt.experiment import Experiment
-from malt_jax.malt.objectives import Objective, Sft, TrainingRow, objectives
+from malt_jax.malt.objectives import Objective, Sft, objectives
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.reuse import INPUTS, tree_inputs
+from malt_jax.malt.rows import selected, stage_batches, write_rows
 from malt_jax.malt.stage import Records, train_stage
 from malt_jax.malt.tree import Tree, expand, from_parquet, grade, to_parquet
 from malt_jax.model.llama import Params
@@ -45,17 +46,11 @@ from malt_jax.runs.checkpoints import restore_tree
 from malt_jax.runs.directory import RunDirectory
 from malt_jax.runs.stage import Stage
 from malt_jax.tasks.base import Question
-from malt_jax.training.batches import Batches, Example
-from malt_jax.training.loop import rows_that_fit
-from malt_jax.training.policy import Policy
 
 logger = logging.getLogger(__name__)
 
 _TRAINING = 1
 """Folded into the run's key for everything that training draws."""
-
-Rows = Sequence[tuple[Tree, tuple[RoleRows, ...]]]
-"""The training rows of every role in every tree."""
 
 
 class Trained(NamedTuple):
@@ -89,13 +84,12 @@ def run_round(
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _TRAINING), number)
     trees = _trees(experiment, config, records.directory, number, questions, before, key)
     rows = [(tree, _credit(tree, config, number)) for tree in trees]
-    _write_rows(records.directory, f"round-{number}/rows", pipeline.names, rows)
+    write_rows(records.directory, f"round-{number}/rows", pipeline.names, rows)
     after = Trained(dict(before.sft), dict(before.final))
     for depth, role in enumerate(pipeline.names):
         for order, objective in enumerate(objectives(config, role)):
             name = training_stage(number, role, objective)
-            nodes = [(tree, row) for tree, roles in rows for row in objective.select(roles[depth])]
-            if not nodes:
+            if not selected(objective, rows, depth):
                 message = objective.missing.format(role=role)
                 logger.warning("%s: %s; it keeps its weights", name, message)
                 continue
@@ -105,9 +99,8 @@ def run_round(
             if records.directory.is_done(name):
                 weights = restore_tree(records.directory.finished(name) / "weights", start)
             else:
-                examples = [_example(pipeline, tree, row) for tree, row in nodes]
                 seed = _seed(config, number, depth, order)
-                batches = _batches(name, objective, policy, examples, seed)
+                batches = stage_batches(name, objective, experiment, rows, depth, seed)
                 weights = train_stage(name, objective, policy, base, start, batches, records)
             after.keep(role, objective, weights)
     return after, np.concatenate([tree.rewards for tree in trees])
@@ -145,11 +138,6 @@ def restore_trained(directory: RunDirectory, config: Config, like: Params) -> Tr
                     weights = restore_tree(directory.finished(name) / "weights", like)
                     found.keep(role, objective, weights)
     return found
-
-
-def row_counts(directory: RunDirectory, number: int) -> dict[str, Any]:
-    """Rows and pairs per role of a finished round."""
-    return json.loads((directory.finished(f"round-{number}/rows") / "counts.json").read_text())
 
 
 def _credit(tree: Tree, config: Config, number: int) -> tuple[RoleRows, ...]:
@@ -231,53 +219,3 @@ def _sample_batches(
 
 def _read(file: UPath, questions: Sequence[Question], pipeline: Pipeline) -> Tree:
     return from_parquet(file, questions, pipeline.names, pipeline.branching)
-
-
-def _write_rows(directory: RunDirectory, name: str, roles: Sequence[str], rows: Rows) -> None:
-    """Writes the training rows as references to nodes, unless an earlier attempt has done it."""
-    if directory.is_done(name):
-        return
-    sizes = {}
-    with directory.stage(name) as stage:
-        for depth, role in enumerate(roles):
-            sft = [_named(tree, node) for tree, of_role in rows for node in of_role[depth].sft]
-            pairs = [
-                {"chosen": _named(tree, chosen), "rejected": _named(tree, rejected)}
-                for tree, of_role in rows
-                for chosen, rejected, _ in of_role[depth].pairs
-            ]
-            for file, lines in (("sft", sft), ("pairs", pairs)):
-                text = "".join(json.dumps(line) + "\n" for line in lines)
-                stage.write(f"{role}/{file}.jsonl", text)
-            sizes[role] = {"rows": len(sft), "pairs": len(pairs)}
-        stage.write("counts.json", json.dumps(sizes, indent=1) + "\n")
-
-
-def _named(tree: Tree, node: Node) -> dict[str, Any]:
-    """A node by its question's id and its path."""
-    return {"question": tree.questions[node.question].id, "path": list(node.path)}
-
-
-def _example(pipeline: Pipeline, tree: Tree, row: TrainingRow) -> Example:
-    """The common prompt of sibling nodes and their sampled ids."""
-    question, path = row.nodes[0]
-    prompt = pipeline.prompts[len(path) - 1]
-    ids = prompt.ids(tree.questions[question].text, tree.ancestors(question, path))
-    return Example(ids, tuple(tree.ids(*node) for node in row.nodes), row.weight)
-
-
-def _batches(
-    name: str, objective: Objective, policy: Policy, examples: Sequence[Example], seed: int
-) -> Batches:
-    """The batches of a stage, without the rows that the model's positions cannot hold."""
-    positions = policy.model.config.max_positions
-    kept, dropped = rows_that_fit(examples, positions, objective.rows)
-    if dropped:
-        logger.warning(
-            "%s: %d of %d rows are longer than the model's positions and were left out",
-            name,
-            dropped,
-            len(examples),
-        )
-    arranged = objective.arrange(kept, positions, seed)
-    return Batches(arranged, objective.options.batch_size, seed)

@@ -20,7 +20,7 @@ from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.config import Config
 from malt_jax.errors import UserError
 from malt_jax.malt.experiment import create_sampler, models
-from malt_jax.malt.objectives import Objective, objectives
+from malt_jax.malt.objectives import Loss, objectives
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.roles import load_roles
 from malt_jax.model.config import LlamaConfig
@@ -260,12 +260,15 @@ def training_programs(load: Workload, policy: Policy) -> Iterator[Program]:
             if not rows:
                 continue
             batch = _batch(role, load.completion_tokens, objective)
-            for call in training_calls(policy, objective, batch, rows):
+            anchors = None
+            if objective.anchor is not None and role.rows:
+                anchors = _batch(role, load.completion_tokens, objective.anchor)
+            for call in training_calls(policy, objective, batch, rows, anchors):
                 call = dataclasses.replace(call, count=call.count * load.config.rounds)
                 yield Program(objective.name, role.name, call, Sizes.of(policy.model.mesh))
 
 
-def _batch(role: RoleWork, completion: int, objective: Objective) -> Batch:
+def _batch(role: RoleWork, completion: int, objective: Loss) -> Batch:
     """A batch of a role's longest rows, with the log-probabilities of a reference if needed."""
     branches, batch_size = objective.completions, objective.options.batch_size
     root = role.levels[0][1]

@@ -113,6 +113,8 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.reference_logps = reference_logps
+        self.anchors: Batches | None = None
+        """Batches of other rows, one of which joins every update (`Objective.anchor`)."""
         self._prefix = _common_prefix([example.prompt for example in examples])
         self._groups = _groups_by_length(examples, batch_size, len(self._prefix))
         self._orders: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
@@ -122,6 +124,16 @@ class Batches:
         batches = copy.copy(self)
         batches.reference_logps = logps
         return batches
+
+    def with_anchors(self, anchors: Batches) -> Batches:
+        """The same batches, whose updates are joined by the batches `anchors` in turn."""
+        batches = copy.copy(self)
+        batches.anchors = anchors
+        return batches
+
+    def at(self, update: int) -> Batch:
+        """The batch of update number `update`, counted from 0 through all epochs."""
+        return self.batch(*divmod(update, self.steps_per_epoch))
 
     @property
     def steps_per_epoch(self) -> int:

@@ -22,7 +22,9 @@ from malt_jax.training.policy import Policy
 from malt_jax.training.step import (
     Metrics,
     Objective,
+    StageInputs,
     TrainState,
+    batch_gradient,
     completion_logps,
     init_state,
     state_spec,
@@ -55,7 +57,7 @@ def train(
 
     base:  the frozen weights, unchanged.
     state: where training begins or goes on; donated.
-    batches: their seed also decides dropout.
+    batches: their seed also decides dropout. Their anchors join the updates in turn.
 
     Yields the number of updates made, the state after them and the metrics of the last one. The
     metrics are on the device: who reads those of the previous update keeps the device busy. The
@@ -63,12 +65,17 @@ def train(
     """
     mesh = policy.model.mesh
     steps = total_updates(objective.options, len(batches.examples))
-    key, total_steps = device_put(mesh, (jax.random.key(batches.seed), np.int32(steps)), P())
+    inputs = StageInputs(np.int32(steps), jax.random.key(batches.seed))  # type: ignore[arg-type]
+    stage, anchor = device_put(mesh, inputs, P()), objective.anchor
     for step in range(int(state.step), steps):
-        batch = device_put(mesh, batches.batch(*divmod(step, batches.steps_per_epoch)), BATCH_AXES)
+        others = None
+        if anchor is not None and batches.anchors is not None:
+            batch = device_put(mesh, batches.anchors.at(step), BATCH_AXES)
+            others = batch_gradient(policy, anchor, state.trainable, base, batch, state.step, stage)
+        batch = device_put(mesh, batches.at(step), BATCH_AXES)
         if objective.needs_reference_point:
             batch = with_reference_point(policy, base, state.trainable, batch)
-        state, metrics = train_step(policy, objective, state, base, batch, total_steps, key)
+        state, metrics = train_step(policy, objective, state, base, batch, stage, others)
         yield step + 1, state, metrics
 
 
@@ -89,11 +96,14 @@ def reference_logps(
     return logps
 
 
-def training_calls(policy: Policy, objective: Objective, batch: Batch, rows: int) -> Iterator[Call]:
+def training_calls(
+    policy: Policy, objective: Objective, batch: Batch, rows: int, anchors: Batch | None = None
+) -> Iterator[Call]:
     """The compiled programs of `reference_logps`, if the objective has a reference, and of `train`.
 
     batch: the shape that all batches are taken to have.
     rows:  the number of examples.
+    anchors: the shape of the batches that join the updates.
     """
     mesh, options = policy.model.mesh, objective.options
     base, trainable = abstract(mesh, variable_specs(policy.model)["params"]), policy.like()
@@ -116,12 +126,25 @@ def training_calls(policy: Policy, objective: Objective, batch: Batch, rows: int
             tokens=batch.tokens,
             resident=(trainable, state.optimizer),
         )
-    scalars = jax.eval_shape(lambda: (jnp.int32(0), jax.random.key(0)))
-    total, key = abstract(mesh, array_specs(scalars, P()))
+    scalars = jax.eval_shape(lambda: StageInputs(jnp.int32(0), jax.random.key(0)))
+    stage, others = abstract(mesh, array_specs(scalars, P())), None
+    if objective.anchor is not None and anchors is not None:
+        anchors = abstract(mesh, array_specs(anchors, BATCH_AXES))
+        inputs = (trainable, base, anchors, state.step, stage)
+        yield Call(
+            "anchor",
+            batch_gradient,
+            (policy, objective.anchor, *inputs),
+            updates,
+            tokens=anchors.tokens,
+            resident=(trainable, state.optimizer),
+        )
+        shapes = jax.eval_shape(partial(batch_gradient, policy, objective.anchor), *inputs)
+        others = abstract(mesh, array_specs(shapes, (policy.spec, P())))
     yield Call(
         "update",
         train_step,
-        (policy, objective, state, base, batch, total, key),
+        (policy, objective, state, base, batch, stage, others),
         updates,
         tokens=batch.tokens,
         resident=trainable,  # the weights that training starts from

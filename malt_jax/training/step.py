@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.struct
 import jax
@@ -30,6 +30,19 @@ class TrainState(flax.struct.PyTreeNode):
     """Updates made so far."""
     trainable: Params
     optimizer: optax.OptState
+
+
+class StageInputs(NamedTuple):
+    """Inputs that are the same in all updates of a stage."""
+
+    total_steps: Int[Array, ""]
+    """Updates of the whole stage; only the learning rate depends on them."""
+    key: Array
+    """Of dropout; every update folds its step into it."""
+
+
+Gradient = tuple[Params, Metrics]
+"""The mean gradient of a batch and its metrics."""
 
 
 def init_state(trainable: Params, config: SftConfig) -> TrainState:
@@ -61,6 +74,10 @@ class Objective(Protocol):
     """Whether LoRA's dropout acts in training."""
     needs_reference_point: ClassVar[bool]
     """Whether a batch passes through `with_reference_point` before its update."""
+
+    @property
+    def anchor(self) -> Objective | None:
+        """A loss of other rows, whose gradient is added in every update."""
 
     @property
     def options(self) -> SftConfig:
@@ -99,27 +116,70 @@ def train_step(
     state: TrainState,
     base: Params,
     batch: Batch,
-    total_steps: Int[Array, ""],
-    key: Array,
+    stage: StageInputs,
+    others: Gradient | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One AdamW update with the batch's mean gradient.
+    """One AdamW update with the batch's mean gradient, to which that of other rows is added.
 
     Gradient accumulation: the batch is cut into micro-batches of `micro_batch_size` rows, whose
-    gradients are added with their weights in the whole batch. `total_steps` only sets the learning
-    rate, and `key` is folded with the step, so one compiled program serves every role and stage of
-    the same shapes.
+    gradients are added with their weights in the whole batch. One compiled program serves every
+    role and stage of the same shapes.
+
+    others: of `batch_gradient`, with a "loss" that is added too.
 
     Donates `state`. Returns the new state and the metrics of the batch before the update, with
     "grad_norm" (before clipping) and "learning_rate".
     """
     mesh, config = policy.model.mesh, objective.options
+    key = jax.random.fold_in(stage.key, state.step)
+    grads, metrics = _mean_gradient(policy, objective, state.trainable, base, batch, key)
+    if others is not None:
+        grads = jax.tree.map(jnp.add, grads, others[0])
+        metrics = others[1] | metrics | {"loss": metrics["loss"] + others[1]["loss"]}
+    updates, optimizer_state = optimizer(config).update(grads, state.optimizer, state.trainable)
+    rate = learning_rate(state.step, stage.total_steps, config)
+    trainable = jax.tree.map(lambda x, u: x - rate * u, state.trainable, updates)
+    metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
+    state = TrainState(state.step + 1, trainable, optimizer_state)
+    return constrain(mesh, state, state_spec(policy, config)), constrain(mesh, metrics, P())
+
+
+@partial(jax.jit, static_argnames=("policy", "objective"))
+def batch_gradient(
+    policy: Policy,
+    objective: Objective,
+    trainable: Params,
+    base: Params,
+    batch: Batch,
+    step: Int[Array, ""],
+    stage: StageInputs,
+) -> Gradient:
+    """The gradient of rows that join the update number `step` of other rows.
+
+    As a program of its own, because the shapes of both kinds of rows would multiply in one.
+    """
+    key = jax.random.fold_in(stage.key, step)
+    found = _mean_gradient(policy, objective, trainable, base, batch, key)
+    return constrain(policy.model.mesh, found, (policy.spec, P()))
+
+
+def _mean_gradient(
+    policy: Policy,
+    objective: Objective,
+    trainable: Params,
+    base: Params,
+    batch: Batch,
+    key: Array,
+) -> Gradient:
+    """The gradient of a batch's loss, and its metrics, by gradient accumulation."""
+    mesh = policy.model.mesh
     rows = batch.weights.shape[0]
-    micro = config.micro_batch_size or rows
+    micro = objective.options.micro_batch_size or rows
     pieces = jax.tree.map(
         lambda x: x.reshape(rows // micro, micro, *x.shape[1:]), batch.replace(prefix=None)
     )
     pieces = constrain(mesh, pieces, P(None, "batch"))
-    keys = jax.random.split(jax.random.fold_in(key, state.step), rows // micro)
+    keys = jax.random.split(key, rows // micro)
     count = objective.count(batch)
 
     def loss_of(trainable: Params, piece: Batch, key: Array) -> tuple[Array, Metrics]:
@@ -131,22 +191,15 @@ def train_step(
     def add_piece(
         total: tuple[Params, Metrics], piece: tuple[Batch, Array]
     ) -> tuple[tuple[Params, Metrics], None]:
-        added = jax.tree.map(jnp.add, total, gradient(state.trainable, *piece))
+        added = jax.tree.map(jnp.add, total, gradient(trainable, *piece))
         return constrain(mesh, added, (policy.spec, P())), None
 
     gradient = jax.grad(loss_of, has_aux=True)
     first = jax.tree.map(lambda x: x[0], (pieces, keys))
-    shapes = jax.eval_shape(gradient, state.trainable, *first)
+    shapes = jax.eval_shape(gradient, trainable, *first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (grads, sums), _ = jax.lax.scan(add_piece, zeros, (pieces, keys))
-
-    updates, optimizer_state = optimizer(config).update(grads, state.optimizer, state.trainable)
-    rate = learning_rate(state.step, total_steps, config)
-    trainable = jax.tree.map(lambda x, u: x - rate * u, state.trainable, updates)
-    metrics = objective.means(sums, count)
-    metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
-    state = TrainState(state.step + 1, trainable, optimizer_state)
-    return constrain(mesh, state, state_spec(policy, config)), constrain(mesh, metrics, P())
+    return grads, objective.means(sums, count)
 
 
 @partial(jax.jit, static_argnames=("policy",))

@@ -51,6 +51,9 @@ def test_objectives_select_their_nodes() -> None:
         TrainingRow((alone,), 0.5),
         TrainingRow((bad,), -2.0),
     ]
+    anchored = Dpo(DpoConfig(sft_weight=0.5)).anchor
+    assert anchored is not None
+    assert anchored.select(rows) == [TrainingRow((good,)), TrainingRow((alone,))]
     assert [stage.count_rows(7, 5, 3) for stage in (Sft(SftConfig()), weighted, kto)] == [7, 3, 12]
 
 

@@ -30,7 +30,7 @@ OPTIONS = [
     *("sft.epochs=2", "dpo.epochs=2"),
     "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 3}]",
     *("training.dpo_roles=[verifier]", "training.kto_roles=[verifier]"),
-    *("kto.batch_size=4", "kto.epochs=2"),
+    *("kto.batch_size=4", "kto.epochs=2", "dpo.sft_weight=0.5"),
 ]
 CONFIG = load_config(None, OPTIONS)
 
@@ -124,7 +124,7 @@ def test_training(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
     called: Counter = Counter()
     functions = [
         recorded(monkeypatch, loop, name, called)
-        for name in ("train_step", "completion_logps", "with_reference_point")
+        for name in ("train_step", "completion_logps", "with_reference_point", "batch_gradient")
     ]
     policy, base = experiment.policy, experiment.base
     start = policy.init(base, jax.random.key(0))
@@ -147,7 +147,14 @@ def test_training(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
                 reference = reference_logps(
                     policy, base, start, examples, objective.options.batch_size
                 )
-            train_all(policy, objective, base, start, examples, reference=reference)
+            anchors = None
+            if objective.anchor is not None:
+                ids = prompt.ids(asked[0], [[5] * 80] * prompt.depth)
+                others = prompt.ids(asked[1], [[5] * 80] * prompt.depth)
+                anchors = [Example(ids, ([5] * 80,)), Example(others, ([5] * 80,))]
+            train_all(
+                policy, objective, base, start, examples, reference=reference, anchors=anchors
+            )
     check(functions, called, listed_calls([p for p in listed if p.stage in ("sft", "dpo", "kto")]))
 
 

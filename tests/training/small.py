@@ -62,9 +62,13 @@ def train_all(
     *,
     seed: int = 0,
     reference: np.ndarray | None = None,
+    anchors: Sequence[Example] | None = None,
 ) -> tuple[Params, list[dict[str, float]]]:
     """A whole training stage: the weights after it, and the metrics of every update."""
-    batches = Batches(examples, objective.options.batch_size, seed, reference_logps=reference)
+    size = objective.options.batch_size
+    batches = Batches(examples, size, seed, reference_logps=reference)
+    if anchors is not None:
+        batches = batches.with_anchors(Batches(anchors, size, seed))
     updates = train(policy, objective, base, start_state(policy, objective, start), batches)
     history = []
     for _, last, metrics in updates:

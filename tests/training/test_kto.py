@@ -13,6 +13,7 @@ from malt_jax.training.loop import reference_logps
 from malt_jax.training.policy import Policy
 from malt_jax.training.step import (
     Metrics,
+    StageInputs,
     TrainState,
     completion_logps,
     init_state,
@@ -85,8 +86,8 @@ def test_accumulated_gradients_have_the_reference_point_of_the_whole_batch(
 
     def update(config: KtoConfig) -> tuple[TrainState, Metrics]:
         state = init_state(start, config)
-        steps, key = jnp.int32(10), jax.random.key(0)
-        return train_step(policy, Kto(config), state, base, batch, steps, key)
+        stage = StageInputs(jnp.int32(10), jax.random.key(0))
+        return train_step(policy, Kto(config), state, base, batch, stage)
 
     whole, metrics = update(CONFIG)
     pieces, of_pieces = update(dataclasses.replace(CONFIG, micro_batch_size=1))

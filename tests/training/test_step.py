@@ -10,7 +10,7 @@ from malt_jax.malt.objectives import Sft
 from malt_jax.model.llama import Llama, Params
 from malt_jax.training.batches import Batch, Batches
 from malt_jax.training.policy import Policy
-from malt_jax.training.step import Metrics, TrainState, init_state, train_step
+from malt_jax.training.step import Metrics, StageInputs, TrainState, init_state, train_step
 from tests.training.small import LLAMA, random_examples, trained
 
 STEPS = jnp.asarray(10, jnp.int32)
@@ -25,7 +25,7 @@ def sft_step(
     policy: Policy, config: SftConfig, base: Params, step: int, key: Array = KEY
 ) -> tuple[TrainState, Metrics]:
     state = init_state(trained(policy, base), config).replace(step=jnp.asarray(step, jnp.int32))
-    return train_step(policy, Sft(config), state, base, sft_batch(), STEPS, key)
+    return train_step(policy, Sft(config), state, base, sft_batch(), StageInputs(STEPS, key))
 
 
 def test_accumulated_gradients_give_the_update_of_the_big_batch(lora: Policy, base: Params) -> None:

@@ -1,0 +1,102 @@
+"""The training rows of trees: as files, as counts, and as the batches of a training stage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from malt_jax.malt.credit import Node, RoleRows
+from malt_jax.malt.experiment import Experiment
+from malt_jax.malt.objectives import Loss, Objective, TrainingRow
+from malt_jax.malt.prompts import Pipeline
+from malt_jax.malt.tree import Tree
+from malt_jax.runs.directory import RunDirectory
+from malt_jax.training.batches import Batches, Example
+from malt_jax.training.loop import rows_that_fit
+
+logger = logging.getLogger(__name__)
+
+Rows = Sequence[tuple[Tree, tuple[RoleRows, ...]]]
+"""The training rows of every role in every tree."""
+
+
+def row_counts(directory: RunDirectory, number: int) -> dict[str, Any]:
+    """Rows and pairs per role of a finished round."""
+    return json.loads((directory.finished(f"round-{number}/rows") / "counts.json").read_text())
+
+
+def write_rows(directory: RunDirectory, name: str, roles: Sequence[str], rows: Rows) -> None:
+    """Writes the training rows as references to nodes, unless an earlier attempt has done it."""
+    if directory.is_done(name):
+        return
+    sizes = {}
+    with directory.stage(name) as stage:
+        for depth, role in enumerate(roles):
+            sft = [_named(tree, node) for tree, of_role in rows for node in of_role[depth].sft]
+            pairs = [
+                {"chosen": _named(tree, chosen), "rejected": _named(tree, rejected)}
+                for tree, of_role in rows
+                for chosen, rejected, _ in of_role[depth].pairs
+            ]
+            for file, lines in (("sft", sft), ("pairs", pairs)):
+                text = "".join(json.dumps(line) + "\n" for line in lines)
+                stage.write(f"{role}/{file}.jsonl", text)
+            sizes[role] = {"rows": len(sft), "pairs": len(pairs)}
+        stage.write("counts.json", json.dumps(sizes, indent=1) + "\n")
+
+
+def _named(tree: Tree, node: Node) -> dict[str, Any]:
+    """A node by its question's id and its path."""
+    return {"question": tree.questions[node.question].id, "path": list(node.path)}
+
+
+def selected(loss: Loss, rows: Rows, depth: int) -> list[tuple[Tree, TrainingRow]]:
+    """The rows of the role at this depth that a loss trains on, each with its tree."""
+    return [(tree, row) for tree, roles in rows for row in loss.select(roles[depth])]
+
+
+def stage_batches(
+    name: str, objective: Objective, experiment: Experiment, rows: Rows, depth: int, seed: int
+) -> Batches:
+    """The batches of a training stage, with those of its anchor.
+
+    Rows that the model's positions cannot hold are left out, with a warning. Raises UserError when
+    no row is left.
+    """
+    positions, size = experiment.policy.model.config.max_positions, objective.options.batch_size
+    examples = _examples(name, objective, experiment, selected(objective, rows, depth))
+    batches = Batches(objective.arrange(examples, positions, seed), size, seed)
+    if objective.anchor is None:
+        return batches
+    anchors = selected(objective.anchor, rows, depth)
+    if not anchors:
+        logger.warning("%s: no correct completion joins the updates: there is none", name)
+        return batches
+    others = _examples(name, objective.anchor, experiment, anchors)
+    return batches.with_anchors(Batches(others, size, seed + 1))
+
+
+def _examples(
+    name: str, loss: Loss, experiment: Experiment, rows: Sequence[tuple[Tree, TrainingRow]]
+) -> list[Example]:
+    """The examples of rows that the model's positions can hold."""
+    examples = [_example(experiment.pipeline, tree, row) for tree, row in rows]
+    kept, dropped = rows_that_fit(examples, experiment.policy.model.config.max_positions, loss.rows)
+    if dropped:
+        logger.warning(
+            "%s: %d of %d rows are longer than the model's positions and were left out",
+            name,
+            dropped,
+            len(examples),
+        )
+    return kept
+
+
+def _example(pipeline: Pipeline, tree: Tree, row: TrainingRow) -> Example:
+    """The common prompt of sibling nodes and their sampled ids."""
+    question, path = row.nodes[0]
+    prompt = pipeline.prompts[len(path) - 1]
+    ids = prompt.ids(tree.questions[question].text, tree.ancestors(question, path))
+    return Example(ids, tuple(tree.ids(*node) for node in row.nodes), row.weight)
