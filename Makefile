@@ -30,7 +30,7 @@ test:
 	@$(MAKE) --no-print-directory install EXTRAS=$(TESTED)
 	@$(MAKE) --no-print-directory lint
 	$(SITE)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -rs --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint:
 	@$(MAKE) --no-print-directory install EXTRAS=$(TESTED)

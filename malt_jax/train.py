@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
     from malt_jax.runs.agreement import start_facts
     from malt_jax.runs.directory import open_run
     from malt_jax.runs.metrics import read_metrics
+    from malt_jax.viewer.page import write_report
 
     config = load_config(options.config, options.overrides)
     facts = {**start_facts(config, options.run_dir), "--trees": str(options.trees)}
@@ -60,10 +61,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
             directory.write("tables.md", markdown(results))
         if is_coordinator():
             write_curves(read_metrics(options.run_dir), options.run_dir / "plots")
+            page = write_report(options.run_dir)
             console = Console()
             print_table(results, console)
             where = f"the figures in {RESULTS_FILE} and tables.md, the training curves in plots/"
             console.print(f"everything is in {options.run_dir}, {where}", soft_wrap=True)
+            console.print(f"to look at its trees, open {page} in a browser", soft_wrap=True)
 
 
 if __name__ == "__main__":

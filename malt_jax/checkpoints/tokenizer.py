@@ -15,6 +15,7 @@ import tokenizers
 
 # Only transformers' tokenizers are used, so its advice to install PyTorch would mislead.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
 from malt_jax.checkpoints.vocabularies import read_tokenizer_model
@@ -153,6 +154,15 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without control tokens and without ids outside the vocabulary."""
         return self._fast.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text that each id adds to the text of those before it; "" for control tokens.
+
+        A character of several tokens comes with its last one. Together the pieces are
+        `decode(ids)`, unless the ids end within a character.
+        """
+        stream = DecodeStream(skip_special_tokens=True)
+        return [stream.step(self._fast.backend_tokenizer, id) or "" for id in ids]
 
     def render(self, messages: list[dict[str, str]], *, generation_prompt: bool = True) -> str:
         """A conversation as text, by the checkpoint's chat template, sandboxed.

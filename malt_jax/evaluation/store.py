@@ -101,7 +101,7 @@ class Store:
             self._read[key] = Samples({}, [])
             for name in self._files(seed, chain):
                 if self._stage.has(name):
-                    _take(self._read[key], _table(self._stage.path / name))
+                    _take(self._read[key], read_samples(self._stage.path / name))
         return self._read[key]
 
     def add(
@@ -130,10 +130,10 @@ class Store:
         content = parquet.encode(rows, _SCHEMA.with_metadata({_SECONDS: str(seconds).encode()}))
         samples, files = self.samples(seed, chain), self._files(seed, chain)
         number = 1 + int(Path(files[-1]).stem.rpartition("-")[2]) if files else 0
-        name = f"{_folder(seed, chain)}/samples-{number:05}.parquet"
+        name = f"{folder_of(seed, chain)}/samples-{number:05}.parquet"
         file = self._stage.write(name, content)
         seen(file)
-        _take(samples, _table(file))
+        _take(samples, read_samples(file))
 
     def seconds(self, seed: int) -> float:
         """Seconds of sampling for a seed, as far as it has been read."""
@@ -151,7 +151,7 @@ class Store:
         return None
 
     def _files(self, seed: int, chain: Chain) -> list[str]:
-        return self._stage.names(f"{_folder(seed, chain)}/*.parquet")
+        return self._stage.names(f"{folder_of(seed, chain)}/*.parquet")
 
 
 class Shared(NamedTuple):
@@ -165,11 +165,13 @@ class Shared(NamedTuple):
     policies: frozenset[str]
 
 
-def _folder(seed: int, chain: Chain) -> str:
+def folder_of(seed: int, chain: Chain) -> str:
+    """The folder of a seed's and a chain's samples, below that of the evaluation."""
     return f"seed-{seed}/{'-'.join(chain)}"
 
 
-def _table(file: UPath) -> pa.Table:
+def read_samples(file: UPath) -> pa.Table:
+    """The rows of a file of samples. Raises UserError when it cannot be read."""
     table = parquet.decode(file, _SCHEMA, "samples")
     try:
         float(table.schema.metadata[_SECONDS])

@@ -150,6 +150,11 @@ def to_parquet(tree: Tree) -> bytes:
     return parquet.encode(rows, _SCHEMA)
 
 
+def read_nodes(file: Path | UPath) -> pa.Table:
+    """The rows of a tree's file. Raises UserError when it cannot be read."""
+    return parquet.decode(file, _SCHEMA, "a tree")
+
+
 def from_parquet(
     file: Path | UPath,
     questions: Sequence[Question],
@@ -160,7 +165,7 @@ def from_parquet(
 
     Raises UserError when the file cannot be read or does not hold the nodes of these questions.
     """
-    rows = parquet.decode(file, _SCHEMA, "a tree").to_pylist()
+    rows = read_nodes(file).to_pylist()
     completions, texts = [], []
     for depth, role in enumerate(roles):
         found = {(row["question"], *row["path"]): row for row in rows if row["role"] == role}

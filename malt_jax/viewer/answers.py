@@ -1,0 +1,26 @@
+"""Extracted answers and their verdicts."""
+
+from __future__ import annotations
+
+from malt_jax.tasks.base import Question, Task
+
+
+class Answers:
+    """Extracts answers, and compares each with the reference once."""
+
+    def __init__(self, task: Task | None) -> None:
+        self._task = task
+        self._verdicts: dict[tuple[str, str], bool] = {}
+
+    def extract(self, text: str) -> str | None:
+        """The answer at the end of a text; None when there is none, or no task to tell."""
+        return None if self._task is None else self._task.extract(text)
+
+    def verdict(self, answer: str | None, question: Question) -> bool | None:
+        """Whether an answer is correct; None without an answer or a reference."""
+        if answer is None or self._task is None or not question.answer:
+            return None
+        key = (answer, question.answer)
+        if key not in self._verdicts:
+            self._verdicts[key] = self._task.equal(*key)
+        return self._verdicts[key]
