@@ -61,11 +61,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
             directory.write("tables.md", markdown(results))
         if is_coordinator():
             write_curves(read_metrics(options.run_dir), options.run_dir / "plots")
-            page = write_report(options.run_dir)
             console = Console()
             print_table(results, console)
             where = f"the figures in {RESULTS_FILE} and tables.md, the training curves in plots/"
             console.print(f"everything is in {options.run_dir}, {where}", soft_wrap=True)
+            page = write_report(options.run_dir)
             console.print(f"to look at its trees, open {page} in a browser", soft_wrap=True)
 
 

@@ -74,6 +74,11 @@ def test_results_follow_the_schema(run: Path) -> None:
     assert content["rounds"][0]["verifier"]["rows"] > 0
 
 
+def test_the_report_of_a_run_is_next_to_its_results(run: Path) -> None:
+    text = (run / "report/index.html").read_text(encoding="utf-8")
+    assert "round-0/verifier/dpo" in text and "has not finished" not in text
+
+
 def test_the_run_directory_holds_every_node_and_what_was_learned(run: Path) -> None:
     trees = [pq.read_table(file) for file in sorted((run / "round-0/trees").glob("*.parquet"))]
     assert [table.num_rows for table in trees] == [4 * 39, 2 * 39]

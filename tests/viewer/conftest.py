@@ -47,7 +47,13 @@ def boxed(question: int, path: Sequence[int]) -> str:
 class MadeRun:
     """A run directory that is written part by part."""
 
-    def __init__(self, path: Path, questions: int = 3, branching: Sequence[int] = (3, 3, 3)):
+    def __init__(
+        self,
+        path: Path,
+        questions: int = 3,
+        branching: Sequence[int] = (3, 3, 3),
+        options: Sequence[str] = (),
+    ) -> None:
         self.path, files = path, path.parent / "questions"
         files.mkdir(parents=True, exist_ok=True)
         for split, offset in (("train", 0), ("test", 1_000_000)):
@@ -61,6 +67,7 @@ class MadeRun:
                 f"task.test={files}/test.jsonl",
                 f"task.train_questions={questions}",
                 *(f"pipeline.roles.{d}.branching={n}" for d, n in enumerate(branching)),
+                *options,
             ],
         )
         write_atomically(UPath(path) / CONFIG_FILE, to_yaml(self.config))
@@ -98,8 +105,8 @@ class MadeRun:
         completions = tuple(map(self.completions, levels))
         return Tree(tuple(questions), ROLES, completions, tuple(levels), rewards)
 
-    def add_trees(self, write: Write = boxed, batch: int = 500) -> None:
-        with self.directory.stage("round-0/trees") as stage:
+    def add_trees(self, write: Write = boxed, number: int = 0, batch: int = 500) -> None:
+        with self.directory.stage(f"round-{number}/trees") as stage:
             for start in range(0, len(self.train), batch):
                 questions = [self.train[i] for i in range(start, len(self.train))][:batch]
                 content = to_parquet(self.tree(questions, write))

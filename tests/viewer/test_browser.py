@@ -72,6 +72,21 @@ def test_filters_search_and_orders(page: Any, report: str) -> None:
     assert texts(page, ".row .id")[-1] == "#0"
 
 
+def test_rounds_are_chosen_and_have_their_own_trees(page: Any, tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "run", options=["rounds=2"])
+    made.add_trees()
+    made.add_trees(lambda question, path: f"round 1: \\boxed{{{question}}}", number=1)
+    address = f"file://{write_report(UPath(made.path))}"
+    open_at(page, f"{address}#/trees?search=question+2", ".row")
+    page.select_option("label:has-text('round') select", "1")
+    assert texts(page, ".row .id") == ["#0", "#1", "#2"]
+    page.click(".row >> nth=1")
+    page.wait_for_url("**#/trees/1/1/0")
+    assert "round 1: \\boxed{1}" in page.inner_text(".card .body >> nth=0")
+    open_at(page, f"{address}#/trees/0/1", ".card")
+    assert "The generator says" in page.inner_text(".card .body >> nth=0")
+
+
 def test_before_and_after_training(page: Any, report: str) -> None:
     open_at(page, f"{report}#/test?show=gained", ".row")
     assert texts(page, "#list .row .id") == ["#1"]
@@ -231,6 +246,8 @@ def test_nothing_is_wider_than_the_window(
     page.keyboard.press("d")
     changed = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert changed != ground
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.documentElement).color") == "rgb(28, 36, 48)"
     context.close()
 
 

@@ -17,8 +17,10 @@ from upath import UPath
 from malt_jax.cli import main
 from malt_jax.config import to_yaml
 from malt_jax.errors import UserError
+from malt_jax.files import location, write_atomically
 from malt_jax.viewer import page as page_module
 from malt_jax.viewer.page import write_report
+from tests.buckets import emulated
 from tests.viewer.conftest import ROLES, MadeRun, boxed, correct
 
 
@@ -220,6 +222,18 @@ def test_the_command_writes_to_another_folder(
     main(["report", str(made.path), "--out", str(tmp_path / "there")])
     assert (tmp_path / "there/index.html").is_file() and not (made.path / "report").exists()
     assert str(tmp_path / "there/index.html") in capsys.readouterr().out
+
+
+def test_a_run_in_a_bucket_has_its_report_there(made: MadeRun) -> None:
+    with emulated() as address:
+        run = location(f"{address}/run")
+        for file in filter(Path.is_file, made.path.rglob("*")):
+            write_atomically(run / str(file.relative_to(made.path)), file.read_bytes())
+        there = write_report(run)
+        assert there == run / "report/index.html"
+        content = there.read_text(encoding="utf-8")
+    ours = written(made).source
+    assert content.replace(str(run), "RUN") == ours.replace(str(made.path), "RUN")
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
