@@ -181,6 +181,10 @@ class TrainingConfig:
     remat: bool = _option(True, "compute activations twice, to save memory", resumable=True)
     dpo_roles: tuple[str, ...] = _option(("verifier", "refiner"), "roles that DPO trains after SFT")
     kto_roles: tuple[str, ...] = _option((), "roles that KTO trains, after SFT and any DPO")
+    on_policy_pairs: bool = _option(
+        False,
+        "sample trees again from the SFT policies, and take what DPO and KTO train on from these",
+    )
     save_every: Count = _option(100, "updates between checkpoints of a stage", resumable=True)
 
 

@@ -14,7 +14,7 @@ from malt_jax.checkpoints.weights import leaves
 from malt_jax.config import Config
 from malt_jax.errors import UserError
 from malt_jax.malt.objectives import objectives
-from malt_jax.malt.round import training_stage
+from malt_jax.malt.round import stage_names, training_stage
 from malt_jax.model.config import Llama, LlamaConfig
 from malt_jax.model.llama import Params
 from malt_jax.runs.checkpoints import restore_leaf, restore_tree
@@ -89,20 +89,8 @@ class TrainedRoles:
         return like
 
     def _there_is(self) -> str:
-        found = [
-            name
-            for number in range(self.directory.config.rounds)
-            for name in _round_names(self.directory.config, number)
-            if self.directory.is_done(name)
-        ]
+        found = list(filter(self.directory.is_done, stage_names(self.directory.config)))
         return f"it has {', '.join(found)}" if found else "no stage has finished"
-
-
-def _round_names(config: Config, number: int) -> Iterator[str]:
-    """The stages of a round in the order in which they run."""
-    yield from (f"round-{number}/trees", f"round-{number}/rows")
-    for role in config.pipeline.names:
-        yield from (training_stage(number, role, x) for x in objectives(config, role))
 
 
 def _stage_names(config: Config, role: str) -> list[str]:

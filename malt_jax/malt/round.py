@@ -2,6 +2,10 @@
 
     expand -> grade -> back up -> rows and pairs -> SFT -> DPO
 
+With `training.on_policy_pairs` the SFT policies sample trees again before DPO and KTO:
+
+    expand -> grade -> back up -> rows -> SFT -> expand -> grade -> back up -> pairs -> DPO
+
 It differs from the paper as follows:
 
 - The paper samples trees once, from the base model. With `rounds` above 1 the trees of a later
@@ -18,6 +22,7 @@ It differs from the paper as follows:
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -51,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 _TRAINING = 1
 """Folded into the run's key for everything that training draws."""
+_ON_POLICY = 1 << 16
+"""Folded into a round's key and seeds for its on-policy trees, to be apart from any role's."""
 
 
 class Trained(NamedTuple):
@@ -68,6 +75,43 @@ class Trained(NamedTuple):
             self.sft[role] = weights
 
 
+class TrainingStage(NamedTuple):
+    """One training stage of one role."""
+
+    name: str
+    depth: int
+    order: int
+    """Among the stages of its role."""
+    objective: Objective
+
+
+class Phase(NamedTuple):
+    """Graded trees, and the stages that train on their rows."""
+
+    trees: str
+    rows: str
+    stages: list[TrainingStage]
+    draw: tuple[int, ...]
+    """Folded into the round's key and seeds for these trees and their rows."""
+
+
+def phases(config: Config, number: int) -> list[Phase]:
+    """The phases of a round: one, or with on-policy pairs a second one for what follows SFT."""
+    stages = [
+        TrainingStage(training_stage(number, role, objective), depth, order, objective)
+        for depth, role in enumerate(config.pipeline.names)
+        for order, objective in enumerate(objectives(config, role))
+    ]
+    folder = f"round-{number}"
+    first = Phase(f"{folder}/trees", f"{folder}/rows", stages, ())
+    sft = [stage for stage in stages if stage.objective.name == Sft.name]
+    if not config.training.on_policy_pairs or len(sft) == len(stages):
+        return [first]
+    later = [stage for stage in stages if stage.objective.name != Sft.name]
+    trees, rows = f"{folder}/on-policy-trees", f"{folder}/on-policy-rows"
+    return [first._replace(stages=sft), Phase(trees, rows, later, (_ON_POLICY,))]
+
+
 def run_round(
     experiment: Experiment,
     config: Config,
@@ -78,17 +122,22 @@ def run_round(
 ) -> tuple[Trained, Float[np.ndarray, "Q *n"]]:
     """Samples trees with the weights `before`, and trains every role on them.
 
-    Stages that have finished are read. Returns the new weights and the rewards of all leaves.
+    Stages that have finished are read. Returns the new weights and the rewards of all leaves of the
+    first trees.
     """
     pipeline, policy, base = experiment.pipeline, experiment.policy, experiment.base
+    directory = records.directory
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _TRAINING), number)
-    trees = _trees(experiment, config, records.directory, number, questions, before, key)
-    rows = [(tree, _credit(tree, config, number)) for tree in trees]
-    write_rows(records.directory, f"round-{number}/rows", pipeline.names, rows)
     after = Trained(dict(before.sft), dict(before.final))
-    for depth, role in enumerate(pipeline.names):
-        for order, objective in enumerate(objectives(config, role)):
-            name = training_stage(number, role, objective)
+    rewards = []
+    for trees_name, rows_name, stages, draw in phases(config, number):
+        tree_key = functools.reduce(jax.random.fold_in, draw, key)
+        trees = _trees(experiment, config, directory, trees_name, questions, after, tree_key)
+        rows = [(tree, _credit(tree, config, _seed(config, number, *draw))) for tree in trees]
+        write_rows(directory, rows_name, pipeline.names, rows)
+        rewards.append(np.concatenate([tree.rewards for tree in trees]))
+        for name, depth, order, objective in stages:
+            role = pipeline.names[depth]
             if not selected(objective, rows, depth):
                 message = objective.missing.format(role=role)
                 logger.warning("%s: %s; it keeps its weights", name, message)
@@ -96,24 +145,24 @@ def run_round(
             start = after.final.get(role)
             if start is None:
                 start = policy.init(base, jax.random.fold_in(key, depth))
-            if records.directory.is_done(name):
-                weights = restore_tree(records.directory.finished(name) / "weights", start)
+            if directory.is_done(name):
+                weights = restore_tree(directory.finished(name) / "weights", start)
             else:
                 seed = _seed(config, number, depth, order)
                 batches = stage_batches(name, objective, experiment, rows, depth, seed)
                 weights = train_stage(name, objective, policy, base, start, batches, records)
             after.keep(role, objective, weights)
-    return after, np.concatenate([tree.rewards for tree in trees])
+    return after, rewards[0]
 
 
 def stage_names(config: Config) -> list[str]:
     """Names of the stages of all rounds, in the order in which they run."""
-    names = []
-    for number in range(config.rounds):
-        names += [f"round-{number}/trees", f"round-{number}/rows"]
-        for role in config.pipeline.names:
-            names += [training_stage(number, role, stage) for stage in objectives(config, role)]
-    return names
+    return [
+        name
+        for number in range(config.rounds)
+        for phase in phases(config, number)
+        for name in (phase.trees, phase.rows, *(stage.name for stage in phase.stages))
+    ]
 
 
 def training_stage(number: int, role: str, objective: Objective) -> str:
@@ -140,10 +189,10 @@ def restore_trained(directory: RunDirectory, config: Config, like: Params) -> Tr
     return found
 
 
-def _credit(tree: Tree, config: Config, number: int) -> tuple[RoleRows, ...]:
+def _credit(tree: Tree, config: Config, seed: int) -> tuple[RoleRows, ...]:
     ids = [question.id for question in tree.questions]
     configs = [config.of_role(role).credit for role in tree.roles]
-    return credit.assign(tree.rewards, tree.texts, ids, configs, _seed(config, number))
+    return credit.assign(tree.rewards, tree.texts, ids, configs, seed)
 
 
 def _seed(config: Config, *path: int) -> int:
@@ -156,19 +205,18 @@ def _trees(
     experiment: Experiment,
     config: Config,
     directory: RunDirectory,
-    number: int,
+    name: str,
     questions: Sequence[Question],
     before: Trained,
     key: Key[Array, ""],
 ) -> list[Tree]:
-    """The graded trees of all questions, batch by batch."""
+    """The graded trees of all questions, batch by batch, which the stage `name` holds."""
     pipeline, task = experiment.pipeline, experiment.task
     size = config.sampling.questions_per_batch
     batches = {
         f"batch-{start // size:05}.parquet": questions[start : start + size]
         for start in range(0, len(questions), size)
     }
-    name = f"round-{number}/trees"
     if directory.is_done(name):
         folder = directory.finished(name)
         return [_read(folder / file, asked, pipeline) for file, asked in batches.items()]
@@ -183,7 +231,8 @@ def _trees(
 
         with directory.stage(name) as stage:
             stage.write(INPUTS, json.dumps(tree_inputs(experiment, questions), indent=1) + "\n")
-            return _sample_batches(stage, f"round {number}: trees", batches, sample, pipeline)
+            title = name.replace("round-", "round ").replace("/", ": ")
+            return _sample_batches(stage, title, batches, sample, pipeline)
 
 
 def _sample_batches(

@@ -23,8 +23,17 @@ Rows = Sequence[tuple[Tree, tuple[RoleRows, ...]]]
 
 
 def row_counts(directory: RunDirectory, number: int) -> dict[str, Any]:
-    """Rows and pairs per role of a finished round."""
-    return json.loads((directory.finished(f"round-{number}/rows") / "counts.json").read_text())
+    """Rows and pairs per role of a finished round; pairs are those of on-policy trees if there are
+    any."""
+
+    def read(name: str) -> dict[str, Any]:
+        return json.loads((directory.finished(name) / "counts.json").read_text())
+
+    counts, later = read(f"round-{number}/rows"), f"round-{number}/on-policy-rows"
+    if directory.is_done(later):
+        for role, of_role in read(later).items():
+            counts[role]["pairs"] = of_role["pairs"]
+    return counts
 
 
 def write_rows(directory: RunDirectory, name: str, roles: Sequence[str], rows: Rows) -> None:

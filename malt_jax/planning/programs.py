@@ -23,6 +23,7 @@ from malt_jax.malt.experiment import create_sampler, models
 from malt_jax.malt.objectives import Loss, objectives
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.roles import load_roles
+from malt_jax.malt.round import phases
 from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Llama, Params, variable_specs
 from malt_jax.sampling.sampler import Sampler
@@ -238,7 +239,7 @@ def sampling_programs(
         branching = [config.evaluation.votes] + [1] * (len(load.roles) - 1)
     sampler = dataclasses.replace(sampler, batch=questions)
     variables = abstract(model.mesh, variable_specs(model))
-    repetitions, policies = config.rounds, 2
+    repetitions, policies = config.rounds * len(phases(config, 0)), 2
     for depth, role in enumerate(load.roles):
         if stage == "evaluation":
             # The untrained and the SFT policy; MALT's from the first role that is trained further.

@@ -13,7 +13,7 @@ from malt_jax.evaluation.store import Shared, Store
 from malt_jax.evaluation.systems import BASE, DEBATER, SILENT, STAR
 from malt_jax.files import names_in
 from malt_jax.malt.objectives import Sft
-from malt_jax.malt.round import stage_names
+from malt_jax.malt.round import phases, stage_names
 from malt_jax.runs.copying import copy_stage
 from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
 from malt_jax.runs.metrics import Metrics, read_metrics
@@ -22,13 +22,15 @@ from malt_jax.runs.stage import MANIFEST, Manifest
 UNTRAINED = frozenset((BASE, DEBATER, SILENT))
 """Policies whose completions do not depend on a setting."""
 
-_AFTER_SFT = re.compile(r"(roles[.]\w+[.])?(dpo|kto)[.]|training[.](dpo|kto)_roles:|evaluation[.]")
+_AFTER_SFT = re.compile(
+    r"(roles[.]\w+[.])?(dpo|kto)[.]|training[.]((dpo|kto)_roles|on_policy_pairs):|evaluation[.]"
+)
 """Lines of `diff` with options that SFT of round 0 does not depend on."""
 
 
 def share_sft(run: RunDirectory, directory: RunDirectory) -> None:
     """Copies the SFT stages of round 0 from other settings, where only options of later stages
-    differ.
+    differ, and trees that equal SFT policies have sampled.
 
     directory: of the sweep, whose settings all have the same trees.
     """
@@ -40,6 +42,9 @@ def share_sft(run: RunDirectory, directory: RunDirectory) -> None:
             if not run.is_done(name) and other.is_done(name):
                 _copy_metrics(other, run, name)
                 copy_stage(other, run, name)
+        for phase in phases(run.config, 0)[1:]:
+            if not run.is_done(phase.trees) and _samples_alike(run, other, phase.trees):
+                copy_stage(other, run, phase.trees)
 
 
 def shared_store(directory: RunDirectory, folder: str, run: RunDirectory) -> Shared:
@@ -52,6 +57,11 @@ def shared_store(directory: RunDirectory, folder: str, run: RunDirectory) -> Sha
     weights = broadcast(lambda: _sft_weights(run))
     store = Store(directory, f"{folder}/sft-{weights}", untrained)
     return Shared(store, UNTRAINED | {STAR})
+
+
+def _samples_alike(run: RunDirectory, other: RunDirectory, trees: str) -> bool:
+    """Whether another setting has sampled trees with SFT policies that have the same bits."""
+    return other.is_done(trees) and broadcast(lambda: _sft_weights(run) == _sft_weights(other))
 
 
 def _settings(directory: RunDirectory) -> list[RunDirectory]:

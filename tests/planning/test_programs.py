@@ -119,6 +119,18 @@ def test_sampling(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
     check(functions, called, listed_calls(of_one_batch))
 
 
+def test_on_policy_pairs_need_every_tree_twice(planned) -> None:
+    load, listed = planned
+    on_policy = dataclasses.replace(load.config.training, on_policy_pairs=True)
+    config = dataclasses.replace(load.config, training=on_policy)
+    twice = programs(
+        dataclasses.replace(load, config=config), meshes(config, load.shape, load.dtype)
+    )
+    for one, other in zip(listed, twice, strict=True):
+        factor = 2 if one.stage == "trees" else 1
+        assert other.call.count == factor * one.call.count, one.name
+
+
 def test_training(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
     load, listed = planned
     called: Counter = Counter()
