@@ -32,7 +32,7 @@ def main() -> None:
         parser.error(f"no browser is installed; tried {', '.join(BROWSERS)}")
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = opened.new_page(viewport={"width": 1240, "height": 860}, color_scheme="light")
+        page = opened.new_page(viewport={"width": 1240, "height": 930}, color_scheme="light")
         page.goto(f"file://{file}#/trees?sort=spread&show=disputed")
         page.wait_for_selector(".row")
         page.keyboard.press("Enter")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from malt_jax.tasks.base import Question, Task
 
 
@@ -11,10 +13,12 @@ class Answers:
     def __init__(self, task: Task | None) -> None:
         self._task = task
         self._verdicts: dict[tuple[str, str], bool] = {}
+        # Siblings often have the same text, and reading an answer's mathematics takes time.
+        self._extract = functools.lru_cache(10_000)(task.extract if task else lambda _: None)
 
     def extract(self, text: str) -> str | None:
         """The answer at the end of a text; None when there is none, or no task to tell."""
-        return None if self._task is None else self._task.extract(text)
+        return self._extract(text)
 
     def verdict(self, answer: str | None, question: Question) -> bool | None:
         """Whether an answer is correct; None without an answer or a reference."""
