@@ -23,7 +23,7 @@ from malt_jax.model.config import Llama3RopeScaling, LlamaConfig
 from malt_jax.model.families import GLOBAL, LOCAL
 from malt_jax.model.rope import inverse_frequencies
 
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
@@ -31,10 +31,10 @@ _ARCHITECTURES = {
     "gemma3": gguf.MODEL_ARCH.GEMMA3,
 }
 # llama.cpp rotates neighbouring elements of a head in these, and pairs H/2 apart in the others.
-_NEIGHBOURS_ROTATE = ("llama", "smollm3")
+NEIGHBOURS_ROTATE = ("llama", "smollm3")
 # Its logits are scaled by D/N instead of H; llama.cpp knows it by the number of its layers.
-_GEMMA3_27B_LAYERS = 62
-_EMBEDDING, _OUTPUT, _ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
+GEMMA3_27B_LAYERS = 62
+_EMBEDDING, _OUTPUT, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 
 
 class _Reader(gguf.GGUFReader):
@@ -64,10 +64,10 @@ class GGUFFile:
                 " `llama-gguf-split --merge`"
             )
         self._architecture = self.metadata("general.architecture")
-        if self._architecture not in [*_ARCHITECTURES]:
+        if self._architecture not in [*ARCHITECTURES]:
             raise UserError(
                 f"{path}: the architecture {self._architecture!r:.80} is not supported; supported"
-                f" are {', '.join(_ARCHITECTURES)}"
+                f" are {', '.join(ARCHITECTURES)}"
             )
 
     def metadata(self, key: str, default: Any = None) -> Any:
@@ -108,7 +108,7 @@ class GGUFFile:
             config = LlamaConfig.from_huggingface(fields)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from error
-        if scaling == "none" and _ROPE_FACTORS in self._tensors:
+        if scaling == "none" and ROPE_FACTORS in self._tensors:
             config = self._with_llama3_scaling(config)
         return config
 
@@ -125,7 +125,7 @@ class GGUFFile:
         if isinstance(pattern, list):
             layers = {"layer_types": [LOCAL if is_local else GLOBAL for is_local in pattern]}
         scalar = self._optional("attention.key_length")
-        if self._required("block_count") == _GEMMA3_27B_LAYERS:
+        if self._required("block_count") == GEMMA3_27B_LAYERS:
             sizes = [self._required(x) for x in ("embedding_length", "attention.head_count")]
             with parsing(f"{self.path}: the sizes {sizes} are malformed"):
                 scalar = sizes[0] // sizes[1]
@@ -141,13 +141,13 @@ class GGUFFile:
         config = self.config
         # Large for many layers: those that the file has no tensors for need no names.
         num_layers = min(config.num_layers, len(self._tensors))
-        table = gguf.get_tensor_name_map(_ARCHITECTURES[self._architecture], num_layers)
+        table = gguf.get_tensor_name_map(ARCHITECTURES[self._architecture], num_layers)
         wanted = [name for leaf in leaves(config) for name in leaf.names]
         stored = {name: table.get_name(name, (".weight", ".bias")) or name for name in wanted}
         # Tensors that the model does not have keep their names, for the error message.
-        known = {*stored.values(), _ROPE_FACTORS}
+        known = {*stored.values(), ROPE_FACTORS}
         stored |= {name: name for name in self._tensors if name not in known}
-        permuted = self._architecture in _NEIGHBOURS_ROTATE
+        permuted = self._architecture in NEIGHBOURS_ROTATE
         heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads} if permuted else {}
 
         def read(name: str) -> np.ndarray:
@@ -239,13 +239,13 @@ class GGUFFile:
         other settings are the same in all published models. The divisors that they give are
         compared with the stored ones. Raises UserError when they differ.
         """
-        divisors = self._dequantise(self._tensors[_ROPE_FACTORS]).ravel()
+        divisors = self._dequantise(self._tensors[ROPE_FACTORS]).ravel()
         factor = _shortest(divisors.max(initial=1.0))
         scaled = dataclasses.replace(config, rope_scaling=Llama3RopeScaling(factor=factor))
         wanted = inverse_frequencies(config) / inverse_frequencies(scaled)
         if divisors.shape != wanted.shape or not np.allclose(divisors, wanted, rtol=1e-4):
             raise UserError(
-                f"{self.path}: the rope frequency factors ({_ROPE_FACTORS}) are not Llama 3.1's;"
+                f"{self.path}: the rope frequency factors ({ROPE_FACTORS}) are not Llama 3.1's;"
                 " other rope scalings are not supported"
             )
         return scaled

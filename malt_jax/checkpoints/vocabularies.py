@@ -40,7 +40,7 @@ _LLAMA3, _QWEN2 = ("llama-bpe", "llama3", "llama-v3"), ("qwen2", "deepseek-r1-qw
 
 _WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's expression
 _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-_PRE_TOKENIZERS: dict[str, list[pre_tokenizers.PreTokenizer]] = {
+PRE_TOKENIZERS: dict[str, list[pre_tokenizers.PreTokenizer]] = {
     "gpt-2": [_WORDS],
     "smollm": [pre_tokenizers.Digits(individual_digits=True), _WORDS],
     **{kind: [pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), "isolated"), _BYTES] for kind in _LLAMA3},
@@ -67,10 +67,10 @@ def byte_level_tokenizer(
 
     Raises UserError for an unknown kind; a guess would silently give wrong ids.
     """
-    if kind not in _PRE_TOKENIZERS:
+    if kind not in PRE_TOKENIZERS:
         raise UserError(
             f"{origin}: the pre-tokenizer {kind!r} (tokenizer.ggml.pre) is not supported; supported"
-            f" are {', '.join(_PRE_TOKENIZERS)}. Name a tokenizer.json of the same model with"
+            f" are {', '.join(PRE_TOKENIZERS)}. Name a tokenizer.json of the same model with"
             " model.tokenizer=PATH instead"
         )
     model = BPE(
@@ -82,7 +82,7 @@ def byte_level_tokenizer(
     tokenizer = Tokenizer(model)
     if kind in _QWEN2:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_PRE_TOKENIZERS[kind])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(PRE_TOKENIZERS[kind])
     tokenizer.decoder = decoders.ByteLevel()
     _add_whole_tokens(tokenizer, pieces)
     return tokenizer

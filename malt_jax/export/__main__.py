@@ -18,7 +18,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
     from malt_jax.runs.directory import RunDirectory
 
     run = RunDirectory.read(options.run)
-    chosen = Options(options.merged, options.base, options.dtype, options.base_id, options.force)
+    chosen = Options(
+        merged=options.merged,
+        base=options.base,
+        gguf=options.gguf,
+        dtype=options.dtype,
+        hub_id=options.base_id,
+        replace=options.force,
+    )
     pipeline = export(run, options.out, chosen)
     trained = [role.name for role in pipeline.roles if role.directory is not None]
     print(f"{', '.join(trained)} of {options.run} are in {options.out}; its README.md says more")
@@ -44,10 +51,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="also the base model as a checkpoint, for one that is a GGUF file or embedded",
     )
     parser.add_argument(
+        "--gguf",
+        action="store_true",
+        help="also GGUF files for llama.cpp and Ollama: the base model and an adapter a role; with"
+        " --merged, and after full fine-tuning, a model a role",
+    )
+    parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="of checkpoints; auto: the type that the run computes in on this machine",
+        help="of checkpoints and GGUF files; auto: the type that the run computes in here",
     )
     parser.add_argument(
         "--base-id",

@@ -17,6 +17,7 @@ import numpy as np
 from malt_jax import tasks
 from malt_jax.checkpoints.checkpoint import PRESETS, StoredCheckpoint, write_checkpoint
 from malt_jax.checkpoints.fingerprint import weights_sha256
+from malt_jax.checkpoints.gguf_writer import require_gguf, write_gguf, write_lora_gguf
 from malt_jax.checkpoints.peft import low_rank, merged, save_adapter
 from malt_jax.config import to_yaml
 from malt_jax.errors import UserError
@@ -46,7 +47,8 @@ RUN_FILE = "run.yaml"
 CARD = "README.md"
 MERGED = "merged"
 BASE = "base"
-"""Directories of merged checkpoints and of the base model."""
+GGUF = "gguf"
+"""Directories of merged checkpoints, of the base model and of GGUF files."""
 
 _MAX_SHARD_BYTES = 1_000_000_000
 
@@ -60,6 +62,7 @@ class Options:
 
     merged:  also a checkpoint a role with its adapter merged.
     base:    also the base model as a checkpoint.
+    gguf:    also GGUF files: the base model and an adapter a role; with `merged` a model a role.
     dtype:   of checkpoints; "auto": the dtype that the run computes in on this machine.
     hub_id:  the base model's name on the Hugging Face hub.
     replace: an earlier export at the same place.
@@ -67,6 +70,7 @@ class Options:
 
     merged: bool = False
     base: bool = False
+    gguf: bool = False
     dtype: str = "auto"
     hub_id: str | None = None
     replace: bool = False
@@ -79,7 +83,8 @@ def export(run: RunDirectory, out: Path, options: Options) -> PipelineFile:
     one array of the parameter tree.
 
     Raises UserError when the run has no trained roles, when `out` exists and may not be replaced,
-    and for a base model or prompts that cannot be read.
+    for a base model or prompts that cannot be read, and for a model or a tokenizer that GGUF files
+    cannot hold.
     """
     out = out.expanduser().resolve()
     _require_free(out, options.replace)
@@ -91,8 +96,12 @@ def export(run: RunDirectory, out: Path, options: Options) -> PipelineFile:
     source = _Source(run, options)
     trained = [role for role, stage in source.trained.stages.items() if stage is not None]
     roles = load_roles(run.config.pipeline.roles, tasks.create(run.config.task).prompts)
+    if options.gguf:
+        require_gguf(source.stored.config, source.stored.tokenizer)
     with new_directory(out) as directory:
         folders = _write_weights(source, directory, trained)
+        if options.gguf:
+            folders |= _write_gguf(source, directory, trained)
         results = _results(run)
         pipeline = _pipeline(source, directory, roles, results)
         folders |= {RUN_FILE: "the options of the run", PIPELINE_FILE: "roles, prompts, checksums"}
@@ -145,15 +154,15 @@ class _Source:
         computed = self.run.config.model.resolve_dtype(jax.default_backend())
         return jnp.dtype(computed if self.options.dtype == "auto" else self.options.dtype)
 
-    def tensors(self, role: str | None) -> Tensors:
+    def tensors(self, role: str | None, dtype: np.dtype) -> Tensors:
         """The tensors of a role, its adapter merged; None: the base model's."""
         if role is not None and not self.is_lora:
-            return self.trained.tensors(role, self.dtype)
+            return self.trained.tensors(role, dtype)
         config, adapter = self.stored.config, {}
         if role is not None:
             adapter = low_rank(self.trained.adapter(role), config)
         scale = self.run.config.lora.scale
-        return merged(self.stored.tensors(), config, adapter, scale, self.dtype)
+        return merged(self.stored.tensors(), config, adapter, scale, dtype)
 
 
 def _write_weights(source: _Source, directory: Path, trained: Sequence[str]) -> dict[str, str]:
@@ -180,12 +189,38 @@ def _write_weights(source: _Source, directory: Path, trained: Sequence[str]) -> 
             directory / path,
             source.stored.config,
             source.stored.tokenizer,
-            source.tensors(of_role),
+            source.tensors(of_role, source.dtype),
             source.dtype.name,
             _MAX_SHARD_BYTES,
         )
         owner = "the base model" if of_role is None else f"the {of_role}'s model"
         written[f"{path}/"] = f"{owner} in {source.dtype.name}, as transformers writes it"
+    return written
+
+
+def _write_gguf(source: _Source, directory: Path, trained: Sequence[str]) -> dict[str, str]:
+    """Writes GGUF files; returns what was written, by path below the directory."""
+    config, tokenizer, lora = source.stored.config, source.stored.tokenizer, source.run.config.lora
+    written, models = {}, dict[str, str | None]()
+    if source.is_lora or source.options.base:
+        models[BASE] = None
+    if not source.is_lora or source.options.merged:
+        models |= {role: role for role in trained}
+    (directory / GGUF).mkdir()
+    for name, role in models.items():
+        file = directory / GGUF / f"{name}.gguf"
+        _log(file, f"a model in {source.dtype.name}")
+        title = f"{Path(source.hub_name).name} {role or ''}".strip()
+        # The writer rounds matrices and keeps vectors as they are.
+        tensors = source.tensors(role, np.dtype(np.float32))
+        write_gguf(file, title, config, tokenizer, tensors, source.dtype.name)
+        owner = "the base model" if role is None else f"the {role}'s model"
+        written[f"{GGUF}/{file.name}"] = f"{owner} in {source.dtype.name}, for llama.cpp"
+    for role in trained if source.is_lora else ():
+        file = directory / GGUF / f"{role}-lora.gguf"
+        _log(file, source.trained.stages[role])
+        write_lora_gguf(file, role, config, low_rank(source.trained.adapter(role), config), lora)
+        written[f"{GGUF}/{file.name}"] = f"the {role}'s adapter, for llama.cpp"
     return written
 
 

@@ -13,7 +13,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from malt_jax import evaluate, solve, tasks
-from malt_jax.checkpoints.checkpoint import StoredCheckpoint
+from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, save_checkpoint
+from malt_jax.checkpoints.gguf import GGUFFile
+from malt_jax.checkpoints.huggingface import HuggingFaceDirectory
 from malt_jax.config import load_config, to_yaml
 from malt_jax.errors import UserError
 from malt_jax.export import __main__ as export
@@ -23,6 +25,8 @@ from malt_jax.export.pipeline import read_pipeline
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.roles import load_roles
 from malt_jax.runs.directory import RunDirectory
+from tests.checkpoints.conftest import CONFIGS, random_params
+from tests.checkpoints.test_gguf_writer import byte_level
 from tests.export.conftest import RESULTS, STAGES, make_run
 
 ROLES = ("generator", "verifier", "refiner")
@@ -233,6 +237,33 @@ def test_full_fine_tuning_exports_checkpoints(
     half = AutoModelForCausalLM.from_pretrained(out / "generator").state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(half[name], tensor.to(torch.bfloat16)), name
+
+
+def test_gguf_files_hold_the_same_weights(tmp_path: Path) -> None:
+    """Of a small model, because llama.cpp knows no tokenizer like that of the embedded one."""
+    config = CONFIGS["llama"]
+    base = Checkpoint("small", config, random_params(config), byte_level("qwen2"))
+    save_checkpoint(tmp_path / "base", base)
+    run = make_run(tmp_path / "run", f"model.name={tmp_path / 'base'}")
+    out = tmp_path / "out"
+    export.main([str(run.path), "--out", str(out), "--gguf", "--merged"])
+    names = ("base.gguf", *(f"{role}{end}.gguf" for role in ROLES for end in ("", "-lora")))
+    assert {file.name for file in (out / "gguf").iterdir()} == {*names}
+    for file, directory in (("base", tmp_path / "base"), ("refiner", out / "merged/refiner")):
+        ours = GGUFFile(out / f"gguf/{file}.gguf").tensors()
+        theirs = HuggingFaceDirectory(directory).tensors()
+        assert ours.shapes == theirs.shapes
+        for name in ours.shapes:
+            np.testing.assert_array_equal(ours.read(name), theirs.read(name))
+    assert "| `gguf/refiner-lora.gguf` |" in (out / "README.md").read_text()
+
+
+def test_a_tokenizer_that_llama_cpp_lacks_is_refused_at_once(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"llama\.cpp has no equivalent of this model"):
+        export.main([str(run.path), "--out", str(tmp_path / "out"), "--gguf"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_without_trained_roles_are_refused(tmp_path: Path) -> None:
