@@ -74,6 +74,11 @@ class ModelConfig:
     max_positions: Count | None = _option(
         None, "tokens of prompt and completion; null: the model's"
     )
+    thinking: bool = _option(
+        False,
+        "enable_thinking of chat templates that know it (Qwen3, SmolLM3): replies begin with"
+        " reasoning in <think> tags, which counts towards sampling.max_tokens",
+    )
 
     def resolve_dtype(self, platform: str) -> str:
         """The name of the dtype on devices of this platform: "auto" is float32 on a "cpu"."""

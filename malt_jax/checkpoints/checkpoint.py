@@ -21,6 +21,7 @@ from malt_jax.checkpoints.huggingface import HuggingFaceDirectory, write_json, w
 from malt_jax.checkpoints.presets import PRESETS
 from malt_jax.checkpoints.tokenizer import CONFIG, GENERATION_CONFIG, Tokenizer, load_tokenizer
 from malt_jax.checkpoints.weights import TensorSource, assemble, disassemble
+from malt_jax.config import ModelConfig
 from malt_jax.errors import UserError
 from malt_jax.files import new_directory
 from malt_jax.model.config import LlamaConfig
@@ -57,13 +58,20 @@ class StoredCheckpoint:
         Names win over paths; write "./tiny" for a directory called tiny.
     tokenizer: the checkpoint, directory or file to take another tokenizer from. A preset without
         one takes the tiny model's, whose ids exist in every preset's vocabulary.
+    thinking: see `Tokenizer`.
 
     Every part raises UserError, naming the file, for what is missing, broken or does not fit.
     """
 
-    def __init__(self, name: str, tokenizer: str | None = None) -> None:
+    def __init__(self, name: str, tokenizer: str | None = None, *, thinking: bool = False) -> None:
         self.name = name
         self._tokenizer = tokenizer
+        self._thinking = thinking
+
+    @classmethod
+    def of(cls, options: ModelConfig) -> StoredCheckpoint:
+        """The checkpoint that a configuration names."""
+        return cls(options.name, options.tokenizer, thinking=options.thinking)
 
     @cached_property
     def _files(self) -> GGUFFile | HuggingFaceDirectory:
@@ -79,7 +87,9 @@ class StoredCheckpoint:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         other = TINY if self._tokenizer is None and self.name in PRESETS else self._tokenizer
-        return self._files.tokenizer() if other is None else _open_tokenizer(other)
+        tokenizer = self._files.tokenizer() if other is None else _open_tokenizer(other)
+        tokenizer.thinking = self._thinking
+        return tokenizer
 
     def tensors(self) -> TensorSource:
         """The tensors in the checkpoint's files, in the dtype they have there.

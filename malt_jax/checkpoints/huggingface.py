@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +25,7 @@ from malt_jax.model.config import LlamaConfig
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+_LANGUAGE_MODEL = re.compile(r"^(language_model\.model|model\.language_model)\.")
 _FLOAT8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 
 
@@ -54,7 +57,26 @@ class HuggingFaceDirectory:
         Raises UserError when files are missing or truncated. Reading a tensor raises UserError for
         a type that is neither NumPy's nor bfloat16 nor float8.
         """
-        return safetensors_source(_weight_files(self.path), str(self.path))
+        return _language_model(safetensors_source(_weight_files(self.path), str(self.path)))
+
+
+def _language_model(source: TensorSource) -> TensorSource:
+    """The tensors of the language model alone, of a model that sees images too.
+
+    Its tensors have a prefix, by which such files are known.
+    """
+    stored = {
+        _LANGUAGE_MODEL.sub("model.", name): name
+        for name in source.shapes
+        if _LANGUAGE_MODEL.match(name)
+    }
+    if not stored:
+        return source
+    for head in ("lm_head.weight", "language_model.lm_head.weight"):
+        if head in source.shapes:
+            stored["lm_head.weight"] = head
+    shapes = {name: source.shapes[key] for name, key in stored.items()}
+    return dataclasses.replace(source, shapes=shapes, read=lambda name: source.read(stored[name]))
 
 
 def safetensors_source(paths: Iterable[Path], origin: str) -> TensorSource:

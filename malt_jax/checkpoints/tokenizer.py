@@ -56,11 +56,14 @@ class Tokenizer:
         vocab_size: highest token id plus one; a model's embedding may have more rows.
         bos_id:     id of the beginning-of-sequence token, or None.
         stop_ids:   ids that end a completion, ascending.
+        thinking:   `enable_thinking` in chat templates: the models of those that know it begin a
+            reply with their reasoning in <think> tags, or leave it out.
     """
 
     vocab_size: int
     bos_id: int | None
     stop_ids: tuple[int, ...]
+    thinking: bool = False
 
     def __init__(
         self,
@@ -186,6 +189,7 @@ class Tokenizer:
                 add_generation_prompt=generation_prompt,
                 chat_template=_CLOCK + template if "strftime_now" in template else template,
                 date_string=_DATE.strftime("%d %b %Y"),
+                enable_thinking=self.thinking,
             )
             return str(text)
 
@@ -322,6 +326,7 @@ def _default_template(ids: dict[str, int]) -> str | None:
     families = (
         ("<|start_header_id|>", "<|eot_id|>", "llama3"),
         ("<|im_start|>", "<|im_end|>", "chatml"),
+        ("<start_of_turn>", "<end_of_turn>", "gemma"),
         ("<s>", "</s>", "llama2"),
     )
     found = (name for begin, end, name in families if begin in ids and end in ids)

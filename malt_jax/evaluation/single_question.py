@@ -26,7 +26,7 @@ def show_prompts(config: Config, question: str, roles: Sequence[Role] | None = N
 
     Raises UserError for a prompt file or a template that cannot be used.
     """
-    tokenizer = StoredCheckpoint(config.model.name, config.model.tokenizer).tokenizer
+    tokenizer = StoredCheckpoint.of(config.model).tokenizer
     if roles is None:
         roles = load_roles(config.pipeline.roles, tasks.create(config.task).prompts)
     for prompt in Pipeline.of(roles, tokenizer).prompts:

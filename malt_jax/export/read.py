@@ -108,7 +108,7 @@ class ExportedPipeline:
 
     def _require_base(self, config: Config) -> None:
         base, name = self.file.base, config.model.name
-        stored = StoredCheckpoint(name, config.model.tokenizer)
+        stored = StoredCheckpoint.of(config.model)
         if stored.tokenizer.fingerprint != base.tokenizer_sha256:
             raise UserError(
                 f"{self.path}: the tokenizer of {config.model.tokenizer or name} is not the one"

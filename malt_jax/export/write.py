@@ -132,8 +132,7 @@ class _Source:
 
     @cached_property
     def stored(self) -> StoredCheckpoint:
-        model = self.run.config.model
-        return StoredCheckpoint(model.name, model.tokenizer)
+        return StoredCheckpoint.of(self.run.config.model)
 
     @cached_property
     def trained(self) -> TrainedRoles:

@@ -131,7 +131,7 @@ def prepare(config: Config, roles: Sequence[Role] | None = None) -> Experiment:
     if roles is None:
         roles = load_roles(config.pipeline.roles, task.prompts)
     dtype = jnp.dtype(config.model.resolve_dtype(jax.default_backend()))
-    stored = StoredCheckpoint(config.model.name, config.model.tokenizer)
+    stored = StoredCheckpoint.of(config.model)
     shape = stored.config
     placed = meshes(config, shape, dtype)
     checkpoint = stored.load(

@@ -96,7 +96,7 @@ class Workload:
 
         Raises UserError for a model, a task or a prompt that cannot be used.
         """
-        stored = StoredCheckpoint(config.model.name, config.model.tokenizer)
+        stored = StoredCheckpoint.of(config.model)
         tokenizer = stored.tokenizer
         task = tasks.create(config.task)
         pipeline = Pipeline.of(load_roles(config.pipeline.roles, task.prompts), tokenizer)

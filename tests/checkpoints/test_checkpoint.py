@@ -13,6 +13,7 @@ import tokenizers
 from malt_jax.checkpoints import checkpoint as checkpoint_module
 from malt_jax.checkpoints.checkpoint import PRESETS, Checkpoint, StoredCheckpoint, save_checkpoint
 from malt_jax.checkpoints.tokenizer import Tokenizer
+from malt_jax.config import ModelConfig
 from malt_jax.errors import UserError
 from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Decoder, Llama
@@ -150,6 +151,13 @@ def test_end_of_sequence_ids_without_a_token_do_not_fit(saved: Path) -> None:
     (saved / "generation_config.json").unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"does not fit the model: .*end-of-sequence ids \[263\]"):
         load(saved)
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+def test_thinking_comes_from_the_configuration(saved: Path) -> None:
+    options = ModelConfig(name=str(saved), thinking=True)
+    assert StoredCheckpoint.of(options).tokenizer.thinking
+    assert not StoredCheckpoint.of(ModelConfig(name=str(saved))).tokenizer.thinking
 
 
 def test_exports_give_the_same_logits_in_transformers(

@@ -273,6 +273,22 @@ def test_rope_scaling_is_derived_from_its_factors(
     assert config == checkpoint.config
 
 
+@pytest.mark.parametrize("config", ["gemma3"], indirect=True)
+def test_gemmas_constants_are_overridden_by_metadata(save: Save) -> None:
+    pattern = [True, False, True, False, False, True]
+    stated = {
+        "gemma3.attention.sliding_window_pattern": pattern,
+        "gemma3.rope.freq_base_swa": 5000.0,
+    }
+    config = GGUFFile(save(metadata=stated)).config
+    assert config.local_layers == tuple(pattern)
+    assert config.local_rope_theta == 5000.0
+    assert config.query_scalar is None
+    # The number of layers by which llama.cpp knows the 27B model.
+    largest = GGUFFile(save(metadata={"gemma3.block_count": 62})).config
+    assert largest.query_scalar == largest.d_model // largest.num_heads
+
+
 @pytest.mark.parametrize("config", ["llama"], indirect=True)
 def test_other_rope_scalings_are_refused(save: Save, checkpoint: Checkpoint) -> None:
     steps = np.linspace(1, 4, checkpoint.config.head_dim // 2, dtype=np.float32)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
@@ -247,6 +248,27 @@ def test_logits_can_be_divided_by_another_width(
     model = torch_model(config)
     checkpoint = ported(model, config, byte_tokenizer, tmp_path)
     tokens = np.random.default_rng(1).integers(0, 264, (1, 40))
+    assert np.abs(logits(checkpoint, tokens) - torch_logits(model, tokens)).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("config", ["gemma3"], indirect=True)
+def test_the_language_model_of_a_model_that_sees_images(
+    config: LlamaConfig, byte_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Gemma 3 from 4B on: config.json nests the language model's, its tensors have a prefix."""
+    # transformers' class for both has no cap.
+    config = dataclasses.replace(config, logits_softcap=None)
+    sight = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    both = transformers.Gemma3Config(
+        text_config=transformers_config(config),
+        vision_config=sight | {"num_hidden_layers": 1, "image_size": 28, "patch_size": 14},
+        image_token_index=5,
+        mm_tokens_per_image=4,
+    )
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(both).eval()
+    checkpoint = ported(model, config, byte_tokenizer, tmp_path)
+    tokens = np.random.default_rng(1).integers(6, 264, (2, 40))
     assert np.abs(logits(checkpoint, tokens) - torch_logits(model, tokens)).max() <= TOLERANCE
 
 

@@ -174,6 +174,10 @@ def test_stop_ids_are_the_stated_ones_and_the_end_of_a_turn(
             "<|bos|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\n\n",
         ),
+        (
+            ["<start_of_turn>", "<end_of_turn>"],
+            "<|bos|><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
+        ),
     ],
 )
 def test_vocabularies_without_template_get_their_familys(
@@ -183,6 +187,40 @@ def test_vocabularies_without_template_get_their_familys(
     tokenizer = Tokenizer(byte_vocabulary, bos_token="<|bos|>")
     assert tokenizer.render([{"role": "user", "content": "Hi"}]) == rendered
     assert [byte_vocabulary.id_to_token(index) for index in tokenizer.stop_ids] == [tokens[-1]]
+
+
+def test_gemmas_template_puts_the_system_prompt_into_the_first_turn(
+    byte_vocabulary: tokenizers.Tokenizer,
+) -> None:
+    byte_vocabulary.add_special_tokens(["<start_of_turn>", "<end_of_turn>"])
+    tokenizer = Tokenizer(byte_vocabulary, bos_token="<|bos|>")
+    turns = [("system", "Be kind."), ("user", " Hi "), ("assistant", "Ho"), ("user", "Bye")]
+    rendered = tokenizer.render([{"role": role, "content": text} for role, text in turns])
+    assert rendered == (
+        "<|bos|><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nHo"
+        "<end_of_turn>\n<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_thinking_is_off_unless_it_is_asked_for(byte_vocabulary: tokenizers.Tokenizer) -> None:
+    """As Qwen3's and SmolLM3's templates ask for it."""
+    qwen3 = (
+        "{{ messages[0].content }}{%- if enable_thinking is defined and enable_thinking is false %}"
+        "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    )
+    smollm3 = (
+        "{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}"
+        "{{ '/think' if enable_thinking else '/no_think' }}"
+    )
+    turns = [{"role": "user", "content": "Hi"}]
+    for template, off, on in (
+        (qwen3, "Hi<think>\n\n</think>\n\n", "Hi"),
+        (smollm3, "/no_think", "/think"),
+    ):
+        tokenizer = Tokenizer(byte_vocabulary, chat_template=template)
+        assert tokenizer.render(turns) == off
+        tokenizer.thinking = True
+        assert tokenizer.render(turns) == on
 
 
 def test_no_template_and_no_family_is_an_error_at_rendering(

@@ -92,6 +92,31 @@ def outcomes(mesh: Any) -> dict[str, np.ndarray]:
     return found
 
 
+def windows(mesh: Any) -> dict[str, np.ndarray]:
+    """Completions of a model with sliding windows, which end in the levels above."""
+    import jax
+
+    from malt_jax.model.llama import Llama, init_params
+    from malt_jax.sampling.sampler import Request, Sampler
+    from malt_jax.sampling.token import SamplingParameters
+    from tests.model.small import MIXED
+
+    model = Llama(dataclasses.replace(MIXED, vocab_size=304), mesh=mesh)
+    variables = {"params": init_params(model, jax.random.key(1))}
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(3, 16, QUESTIONS)
+    questions = [generator.integers(20, 300, length).tolist() for length in lengths]
+    parameters = SamplingParameters.create(0.8, stop_ids=(), max_tokens=16)
+    request = Request(
+        [[questions[0]], questions], (BRANCHES,), np.arange(QUESTIONS), jax.random.key(5)
+    )
+    drawn = Sampler(model, parameters, chunk=16).sample(variables, request)
+    return {
+        "window_tokens": drawn.tokens,
+        "window_log_probabilities": drawn.log_probabilities,
+    }
+
+
 def reloaded(mesh: Any) -> dict[str, np.ndarray]:
     """Random weights after they are read as a checkpoint's tensors, and after a reshard."""
     import jax
@@ -179,7 +204,9 @@ def main(file: str) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     meshes = {name: build(Sizes(*sizes), jax.devices()) for name, sizes in MESHES.items()}
     found = {name: outcomes(mesh) for name, mesh in meshes.items()}
-    found |= {"alone": outcomes(None), "reloaded": reloaded(meshes["all"])}
+    found |= {"alone": outcomes(None) | windows(None)}
+    found["all"] |= windows(meshes["all"])
+    found |= {"reloaded": reloaded(meshes["all"])}
     found |= {"variables": variables()}
     flat = {f"{name}/{key}": x for name, values in found.items() for key, x in values.items()}
     np.savez(file, **flat)

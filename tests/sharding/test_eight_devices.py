@@ -53,6 +53,13 @@ def test_completions_are_the_same_token_for_token(mesh: str, found: dict[str, np
     )
 
 
+def test_windows_are_the_same_on_data_and_tensor_shards(found: dict[str, np.ndarray]) -> None:
+    np.testing.assert_array_equal(found["all/window_tokens"], found["alone/window_tokens"])
+    np.testing.assert_allclose(
+        found["all/window_log_probabilities"], found["alone/window_log_probabilities"], atol=1e-4
+    )
+
+
 @pytest.mark.parametrize("mesh", MESHES)
 def test_training_ends_in_the_same_adapters(mesh: str, found: dict[str, np.ndarray]) -> None:
     one_device = alone(found)
