@@ -35,7 +35,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     source.add_argument(
         "--adapters",
-        type=Path,
         metavar="DIR",
         help="a pipeline that `malt export` wrote: evaluates its roles as the run's",
     )

@@ -46,6 +46,14 @@ def location(address: str | os.PathLike[str] | UPath) -> UPath:
     return UPath(f"gs://{text[scheme.end() :]}", use_listings_cache=False)
 
 
+def on_disk(address: str | os.PathLike[str]) -> Path:
+    """The path of an address on a disk. Raises UserError for one in a bucket."""
+    path = location(address)
+    if in_bucket(path):
+        raise UserError(f"{path}: name a directory on a disk; this one is in a bucket")
+    return Path(str(path))
+
+
 def in_bucket(path: UPath) -> bool:
     """Whether a file is an object of a bucket."""
     return path.protocol in ("gs", "gcs")

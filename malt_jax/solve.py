@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from malt_jax.command import add_options, command
 from malt_jax.config import QUICKSTART, load_config
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
     with reached(run):
         is_run = (run / CONFIG_FILE).exists()
         if is_export(run):
-            exported = ExportedPipeline.read(Path(options.source))
+            exported = ExportedPipeline.read(options.source)
     roles = None if exported is None else exported.roles
     if exported is not None:
         config = exported.config(options.overrides)

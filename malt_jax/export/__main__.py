@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from malt_jax.command import command
-from malt_jax.files import location
+from malt_jax.files import location, on_disk
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.export") -> None:
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
         hub_id=options.base_id,
         replace=options.force,
     )
-    pipeline = export(run, options.out, chosen)
+    pipeline = export(run, on_disk(options.out), chosen)
     trained = [role.name for role in pipeline.roles if role.directory is not None]
     print(f"{', '.join(trained)} of {options.run} are in {options.out}; its README.md says more")
 
@@ -41,7 +40,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=location, help="a run directory, or gs://BUCKET/PATH")
-    parser.add_argument("--out", type=Path, required=True, help="directory to make, on a disk")
+    parser.add_argument("--out", required=True, help="directory to make, on a disk")
     parser.add_argument(
         "--merged", action="store_true", help="also a checkpoint a role with its adapter merged"
     )

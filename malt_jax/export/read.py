@@ -20,6 +20,7 @@ from malt_jax.config import Config, load_config
 from malt_jax.errors import UserError
 from malt_jax.export.pipeline import PIPELINE_FILE, PipelineFile, read_pipeline
 from malt_jax.export.write import RUN_FILE, sha256
+from malt_jax.files import on_disk
 from malt_jax.malt.roles import Role
 from malt_jax.model.llama import Params
 from malt_jax.sharding.rules import device_put
@@ -48,8 +49,9 @@ class ExportedPipeline:
     file: PipelineFile
 
     @classmethod
-    def read(cls, path: Path) -> ExportedPipeline:
-        """Raises UserError when `path` holds no export, or one whose pipeline.json is malformed."""
+    def read(cls, address: str | Path) -> ExportedPipeline:
+        """Raises UserError when there is no export, or one whose pipeline.json is malformed."""
+        path = on_disk(address)
         return cls(path, read_pipeline(path / PIPELINE_FILE))
 
     def config(self, overrides: Sequence[str] = ()) -> Config:

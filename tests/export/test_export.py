@@ -278,6 +278,17 @@ def test_runs_without_trained_roles_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_is_on_a_disk(
+    run: RunDirectory, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="name a directory on a disk"):
+        export.main([str(run.path), "--out", "gs://bucket/out"])
+    with pytest.raises(UserError, match="name a directory on a disk"):
+        evaluate.main(["--adapters", "gs://bucket/out", "--out", str(tmp_path / "results")])
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_an_export_is_replaced(run: RunDirectory, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
