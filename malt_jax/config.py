@@ -225,7 +225,12 @@ class DpoConfig(SftConfig):
         "sigmoid", "loss of a pair (malt_jax/training/losses.py); sigmoid is the paper's"
     )
     beta: float = _option(0.2, "strength of the pull towards the reference", gt=0)
-    label_smoothing: float = _option(0.0, "assumed probability of a swapped pair", ge=0, lt=0.5)
+    label_smoothing: float | None = _option(
+        0.0,
+        "assumed probability of a swapped pair; null: the measured doubt about the role's pairs",
+        ge=0,
+        lt=0.5,
+    )
     nll_weight: float = _option(0.0, "weight of the chosen completion's NLL in the loss", ge=0)
     sft_weight: float = _option(
         0.0,

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from malt_jax.tasks.arithmetic import Problem, Step
-from malt_jax.tasks.riddles import TRAIN_QUESTIONS, RiddlesTask, factor_of, undone
+from malt_jax.tasks.riddles import TRAIN_QUESTIONS, RiddlesTask, factor_of, undone, way_of
 
 Name = TypeVar("Name", bound=str)
 
@@ -164,16 +164,6 @@ def misguess(problem: Problem, rng: np.random.Generator, out_of_range: float) ->
         inside = isinstance(substitute(problem, guess)[1], int)
         if inside or rng.random() < out_of_range:
             return guess
-
-
-def way_of(role: str, text: str) -> str:
-    """The way in which a role wrote a text, by its form."""
-    lines = text.count("\n")
-    if role == "generator":
-        return "undo" if lines else "answer"
-    if role == "verifier":
-        return "value" if " gives " in text else "full" if lines else "verdict"
-    return "follow" if lines > 1 else "undo" if lines else "answer"
 
 
 def drill(rng: np.random.Generator) -> tuple[str, str]:

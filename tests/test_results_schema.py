@@ -31,7 +31,20 @@ RESULTS: dict[str, Any] = {
         "malt+mv - sa": {"difference": 0.1, "ci95": [0.0, 0.2]},
         "malt+mv - sa+mv": {"difference": -0.1, "ci95": [-0.2, 0.0], "mcnemar_p": 0.04},
     },
-    "rounds": [{"generator": {"rows": 7, "pairs": 0}}],
+    "rounds": [
+        {
+            "generator": {"rows": 7, "pairs": 0},
+            "verifier": {
+                "rows": 7,
+                "correct": 8,
+                "incorrect": 3,
+                "pairs": 2,
+                "pair_doubt": 0.05,
+                "pair_lengths": {"shorter": 1, "equal": 0, "longer": 1},
+                "pair_styles": {"full": {"verdict": 1, "full": 1}},
+            },
+        }
+    ],
     "seconds": {"round-0/trees": 1.5},
     "config": {"seed": 0, "rounds": 1, "model": {}, "task": {}},
     "versions": {"python": "3", "malt_jax": "1", "jax": "1", "flax": "1", "optax": "1"},
@@ -111,6 +124,9 @@ def test_good_results_pass() -> None:
         lambda r: r["systems"]["sa"].update(questions=0),
         lambda r: r["comparisons"].update(sa=r["comparisons"]["malt+mv - sa"]),
         lambda r: r["rounds"][0]["generator"].update(pairs=-1),
+        lambda r: r["rounds"][0]["verifier"].update(pair_doubt=1.2),
+        lambda r: r["rounds"][0]["verifier"]["pair_lengths"].pop("equal"),
+        lambda r: r["rounds"][0]["verifier"]["pair_styles"]["full"].update(full=-1),
         lambda r: r.update(rounds=[]),
         lambda r: r["seconds"].update(trees="1 s"),
         lambda r: r["versions"].pop("jax"),

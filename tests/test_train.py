@@ -71,7 +71,11 @@ def test_results_follow_the_schema(run: Path) -> None:
         assert measured["calls"] == named_system(name, ROLES, 3).calls
     single, voted = content["systems"]["ma"], content["systems"]["ma+mv"]
     assert voted["tokens"] == pytest.approx(3 * single["tokens"])
-    assert content["rounds"][0]["verifier"]["rows"] > 0
+    counts = content["rounds"][0]["verifier"]
+    assert counts["rows"] > 0
+    assert sum(counts["pair_lengths"].values()) == counts["pairs"]
+    styles = [count for of_chosen in counts["pair_styles"].values() for count in of_chosen.values()]
+    assert sum(styles) == counts["pairs"]
 
 
 def test_the_report_of_a_run_is_next_to_its_results(run: Path) -> None:

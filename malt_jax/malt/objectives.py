@@ -59,6 +59,12 @@ class Objective(Loss, Protocol):
     missing: ClassVar[str]
     """The message when there are no rows."""
 
+    def fitted(self, pair_doubt: float) -> Objective:
+        """The objective with the options that are measured.
+
+        pair_doubt: expected share of the role's pairs that are in the wrong order.
+        """
+
     def count_rows(self, correct: int, incorrect: int, pairs: int) -> int:
         """The number of training rows of a role with so many nodes and pairs."""
 
@@ -115,6 +121,9 @@ class Sft:
 
     def select(self, rows: RoleRows) -> Sequence[TrainingRow]:
         return [TrainingRow((node,)) for node in rows.sft]
+
+    def fitted(self, pair_doubt: float) -> Sft:
+        return self
 
     def count_rows(self, correct: int, incorrect: int, pairs: int) -> int:
         return correct
@@ -180,6 +189,11 @@ class Dpo:
             TrainingRow((pair.chosen, pair.rejected), pair.gap if weighted else 1.0)
             for pair in rows.pairs
         ]
+
+    def fitted(self, pair_doubt: float) -> Dpo:
+        if self.options.label_smoothing is not None:
+            return self
+        return Dpo(dataclasses.replace(self.options, label_smoothing=pair_doubt))
 
     def count_rows(self, correct: int, incorrect: int, pairs: int) -> int:
         return pairs
@@ -285,6 +299,9 @@ class Kto:
         good, bad = self.options.desirable_weight, self.options.undesirable_weight
         desirable = [TrainingRow((node,), good) for node in rows.correct]
         return desirable + [TrainingRow((node,), -bad) for node in rows.incorrect]
+
+    def fitted(self, pair_doubt: float) -> Kto:
+        return self
 
     def count_rows(self, correct: int, incorrect: int, pairs: int) -> int:
         return correct + incorrect

@@ -40,6 +40,7 @@ from malt_jax.malt import credit
 from malt_jax.malt.credit import RoleRows
 from malt_jax.malt.experiment import Experiment
 from malt_jax.malt.objectives import Objective, Sft, objectives
+from malt_jax.malt.pairs import pair_doubt
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.reuse import INPUTS, tree_inputs
 from malt_jax.malt.rows import selected, stage_batches, write_rows
@@ -134,10 +135,11 @@ def run_round(
         tree_key = functools.reduce(jax.random.fold_in, draw, key)
         trees = _trees(experiment, config, directory, trees_name, questions, after, tree_key)
         rows = [(tree, _credit(tree, config, _seed(config, number, *draw))) for tree in trees]
-        write_rows(directory, rows_name, pipeline.names, rows)
+        write_rows(directory, rows_name, experiment, config, rows)
         rewards.append(np.concatenate([tree.rewards for tree in trees]))
-        for name, depth, order, objective in stages:
-            role = pipeline.names[depth]
+        for name, depth, order, chosen in stages:
+            role, doubt = pipeline.names[depth], pair_doubt(rows, depth) or 0.0
+            objective = chosen.fitted(doubt)
             if not selected(objective, rows, depth):
                 message = objective.missing.format(role=role)
                 logger.warning("%s: %s; it keeps its weights", name, message)
@@ -148,6 +150,8 @@ def run_round(
             if directory.is_done(name):
                 weights = restore_tree(directory.finished(name) / "weights", start)
             else:
+                if objective != chosen:
+                    logger.info("%s: label_smoothing %.4f, as measured on the pairs", name, doubt)
                 seed = _seed(config, number, depth, order)
                 batches = stage_batches(name, objective, experiment, rows, depth, seed)
                 weights = train_stage(name, objective, policy, base, start, batches, records)

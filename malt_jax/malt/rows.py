@@ -7,9 +7,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from malt_jax.config import Config
 from malt_jax.malt.credit import Node, RoleRows
 from malt_jax.malt.experiment import Experiment
 from malt_jax.malt.objectives import Loss, Objective, TrainingRow
+from malt_jax.malt.pairs import Rows, pair_figures
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.tree import Tree
 from malt_jax.runs.directory import RunDirectory
@@ -18,13 +20,12 @@ from malt_jax.training.loop import rows_that_fit
 
 logger = logging.getLogger(__name__)
 
-Rows = Sequence[tuple[Tree, tuple[RoleRows, ...]]]
-"""The training rows of every role in every tree."""
-
 
 def row_counts(directory: RunDirectory, number: int) -> dict[str, Any]:
-    """Rows and pairs per role of a finished round; pairs are those of on-policy trees if there are
-    any."""
+    """Numbers of rows and pairs, and figures about the pairs, per role of a finished round.
+
+    All but the SFT rows are those of on-policy trees if there are any.
+    """
 
     def read(name: str) -> dict[str, Any]:
         return json.loads((directory.finished(name) / "counts.json").read_text())
@@ -32,28 +33,56 @@ def row_counts(directory: RunDirectory, number: int) -> dict[str, Any]:
     counts, later = read(f"round-{number}/rows"), f"round-{number}/on-policy-rows"
     if directory.is_done(later):
         for role, of_role in read(later).items():
-            counts[role]["pairs"] = of_role["pairs"]
+            counts[role] |= of_role | {"rows": counts[role]["rows"]}
     return counts
 
 
-def write_rows(directory: RunDirectory, name: str, roles: Sequence[str], rows: Rows) -> None:
-    """Writes the training rows as references to nodes, unless an earlier attempt has done it."""
+def write_rows(
+    directory: RunDirectory, name: str, experiment: Experiment, config: Config, rows: Rows
+) -> None:
+    """Writes the training rows as references to nodes, and their counts, and logs these.
+
+    Does nothing if an earlier attempt has done it.
+    """
     if directory.is_done(name):
         return
-    sizes = {}
+    counts: dict[str, Any] = {}
     with directory.stage(name) as stage:
-        for depth, role in enumerate(roles):
+        for depth, role in enumerate(experiment.pipeline.names):
             sft = [_named(tree, node) for tree, of_role in rows for node in of_role[depth].sft]
             pairs = [
                 {"chosen": _named(tree, chosen), "rejected": _named(tree, rejected)}
                 for tree, of_role in rows
                 for chosen, rejected, _ in of_role[depth].pairs
             ]
-            for file, lines in (("sft", sft), ("pairs", pairs)):
+            single = [
+                {**_named(tree, node), "correct": correct}
+                for tree, of_role in rows
+                for correct, nodes in _labelled(of_role[depth])
+                for node in nodes
+            ]
+            files = {"sft": sft, "pairs": pairs}
+            if role in config.training.kto_roles:
+                files["kto"] = single
+            for file, lines in files.items():
                 text = "".join(json.dumps(line) + "\n" for line in lines)
                 stage.write(f"{role}/{file}.jsonl", text)
-            sizes[role] = {"rows": len(sft), "pairs": len(pairs)}
-        stage.write("counts.json", json.dumps(sizes, indent=1) + "\n")
+            figures = pair_figures(rows, depth, experiment.task)
+            correct = sum(line["correct"] for line in single)
+            counts[role] = {
+                "rows": len(sft),
+                "correct": correct,
+                "incorrect": len(single) - correct,
+                "pairs": len(pairs),
+                **figures.to_json(),
+            }
+            about = f": {figures}" if pairs else ""
+            logger.info("%s: %s: %d rows, %d pairs%s", name, role, len(sft), len(pairs), about)
+        stage.write("counts.json", json.dumps(counts, indent=1) + "\n")
+
+
+def _labelled(rows: RoleRows) -> tuple[tuple[bool, Sequence[Node]], ...]:
+    return (True, rows.correct), (False, rows.incorrect)
 
 
 def _named(tree: Tree, node: Node) -> dict[str, Any]:

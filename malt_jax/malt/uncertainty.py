@@ -65,6 +65,39 @@ def label_doubt(
     return np.where(credit.labels(values, threshold), below, 1 - below)
 
 
+def swap_doubt(
+    chosen: Float[np.ndarray, "*pairs"], rejected: Float[np.ndarray, "*pairs"], leaves: int
+) -> Float[np.ndarray, "*pairs"]:
+    """Posterior probability that the rejected node's true value is above the chosen one's.
+
+    The posteriors of both are those of `label_doubt` and independent, so the doubt is too low where
+    two or more roles follow. Below 1/2 where the chosen node's value is higher.
+
+    chosen, rejected: values, means of the grades, 0 or 1, of `leaves` leaves each.
+    """
+    both = np.stack(np.broadcast_arrays(chosen, rejected), axis=-1)
+    # There are few different pairs of values.
+    known, index = np.unique(both.reshape(-1, 2), axis=0, return_inverse=True)
+    doubts = np.array([_probability_above(better, worse, leaves) for better, worse in known])
+    return doubts[index].reshape(both.shape[:-1])
+
+
+def _probability_above(better: float, worse: float, leaves: int) -> float:
+    """P(w > b) for b and w of the posteriors of two values.
+
+    With b = sin² t the density of t is sin(t)^2k cos(t)^2(n - k) for k of n leaves, so quadrature
+    meets no singularity.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(64 + leaves)
+    t = np.pi / 4 * (nodes + 1)
+    right = better * leaves
+    logs = 2 * (right * np.log(np.sin(t)) + (leaves - right) * np.log(np.cos(t)))
+    density = weights * np.exp(logs - logs.max())
+    wrong = leaves - worse * leaves
+    above = scipy.special.betainc(wrong + 0.5, leaves - wrong + 0.5, np.cos(t) ** 2)
+    return float((density * above).sum() / density.sum())
+
+
 def standard_error(children: Float[np.ndarray, "*n children"]) -> float | None:
     """Root mean square, over nodes, of the standard error of the mean of a node's children.
 

@@ -256,7 +256,8 @@ def sampling_programs(
 def training_programs(load: Workload, policy: Policy) -> Iterator[Program]:
     """The programs of all training stages, with batches of the longest rows."""
     for role in load.roles:
-        for objective in objectives(load.config, role.name):
+        for planned in objectives(load.config, role.name):
+            objective = planned.fitted(0.0)
             rows = objective.count_rows(role.rows, role.incorrect, role.pairs)
             if not rows:
                 continue

@@ -76,11 +76,12 @@ def training_table(content: Mapping[str, Any]) -> Table:
 def _examples(content: Mapping[str, Any], stage: str) -> str:
     """The number of a stage's rows or pairs; empty where it is not known."""
     match, rounds = _STAGE.fullmatch(stage), content.get("rounds", ())
-    name = {"sft": "rows", "dpo": "pairs"}.get(match["kind"]) if match else None
-    if match is None or name is None or int(match["round"]) >= len(rounds):
+    if match is None or int(match["round"]) >= len(rounds):
         return ""
-    count = rounds[int(match["round"])].get(match["role"], {}).get(name)
-    return formatted(count, ",")
+    names = {"sft": ["rows"], "dpo": ["pairs"], "kto": ["correct", "incorrect"]}
+    counts = rounds[int(match["round"])].get(match["role"], {})
+    found = [counts.get(name) for name in names.get(match["kind"], [])]
+    return formatted(sum(found), ",") if found and None not in found else ""
 
 
 def _signed(value: float | None) -> str:

@@ -63,6 +63,10 @@ class Task(ABC):
         """Whether two canonical answers are equal."""
         return grading.equal(self.kind, a, b)
 
+    def style(self, role: str, text: str) -> str | None:
+        """The way in which a role wrote a completion, for counts; None where nothing is known."""
+        return None
+
     @property
     def prompts(self) -> Path:
         """The directory with one prompt file a role."""

@@ -61,6 +61,9 @@ class RiddlesTask(GeneratedTask):
             metadata={"formula": formula(problem), "solution": solution(problem)},
         )
 
+    def style(self, role: str, text: str) -> str | None:
+        return way_of(role, text) if role in ("generator", "verifier", "refiner") else None
+
     def problem(self, split: Split, index: int) -> Problem:
         """The unknown number and the operations of the question at an index of a split."""
         return self._draw(split, index)[0]
@@ -72,6 +75,16 @@ class RiddlesTask(GeneratedTask):
             factor = factor_of(problem)
             if 1 < factor <= LARGEST_PRODUCT and problem.split == split:
                 return problem, rng
+
+
+def way_of(role: str, text: str) -> str:
+    """The way in which a generator, verifier or refiner wrote a text, by its form."""
+    lines = text.count("\n")
+    if role == "generator":
+        return "undo" if lines else "answer"
+    if role == "verifier":
+        return "value" if " gives " in text else "full" if lines else "verdict"
+    return "follow" if lines > 1 else "undo" if lines else "answer"
 
 
 def factor_of(problem: Problem) -> int:

@@ -113,8 +113,12 @@ def preference_losses(
     dpop:              sigmoid of h - beta dpop_penalty max(0, log(reference / policy) of chosen):
                        keeps the chosen completion likely (arXiv 2402.13228)
 
+    e is `options.label_smoothing`, which must be a number.
+
     logps, reference_logps: log-probabilities of (chosen, rejected), summed over their tokens.
     """
+    if options.label_smoothing is None:
+        raise ValueError("label_smoothing is measured on the pairs before they are trained on")
     ratios = logps - reference_logps
     if options.loss in ("ipo", "length_normalized"):
         ratios = ratios / jnp.maximum(lengths, 1).astype(jnp.float32)

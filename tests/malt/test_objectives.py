@@ -57,6 +57,16 @@ def test_objectives_select_their_nodes() -> None:
     assert [stage.count_rows(7, 5, 3) for stage in (Sft(SftConfig()), weighted, kto)] == [7, 3, 12]
 
 
+def test_the_label_smoothing_of_dpo_may_be_measured() -> None:
+    measured = Dpo(DpoConfig(loss="robust", label_smoothing=None))
+    assert measured.fitted(0.125) == Dpo(DpoConfig(loss="robust", label_smoothing=0.125))
+    for given in (Dpo(DpoConfig(label_smoothing=0.1)), Sft(SftConfig()), Kto(KtoConfig())):
+        assert given.fitted(0.125) == given
+    scores, batch = scored_batch(2)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        measured.sums(scores, batch)
+
+
 def test_a_stage_that_has_not_trained_says_so() -> None:
     good = {"rewards/margins": 0.4, "rewards/chosen": 0.1}
     dpo = Dpo(DpoConfig(epochs=2))

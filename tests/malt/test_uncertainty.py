@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.stats
 
 from malt_jax.malt.uncertainty import (
     error_bound,
     label_doubt,
     standard_error,
+    swap_doubt,
     value_uncertainty,
 )
 
@@ -50,6 +52,38 @@ def test_the_doubt_is_calibrated_for_values_drawn_from_the_prior():
     seen = rng.binomial(9, truth) / 9
     wrong = np.mean((truth > 0.5) != (seen > 0.5))
     assert label_doubt(seen, 9, 0.5).mean() == pytest.approx(wrong, abs=3e-3)
+
+
+@pytest.mark.parametrize("leaves", [1, 3, 9])
+def test_the_doubt_about_a_pair_is_the_posterior_of_the_other_order(leaves: int):
+    posteriors = [scipy.stats.beta(k + 0.5, leaves - k + 0.5) for k in range(leaves + 1)]
+    for right in range(leaves + 1):
+        for wrong in range(leaves + 1):
+            # b = sin² t: without the singularities of the densities at 0 and 1.
+            expected, _ = scipy.integrate.quad(
+                lambda t, b=posteriors[right], w=posteriors[wrong]: (
+                    b.pdf(math.sin(t) ** 2) * w.sf(math.sin(t) ** 2) * math.sin(2 * t)
+                ),
+                0,
+                math.pi / 2,
+            )
+            doubt = swap_doubt(np.array(right / leaves), np.array(wrong / leaves), leaves)
+            assert doubt == pytest.approx(expected, abs=1e-6)
+            if right == wrong:
+                assert doubt == pytest.approx(0.5)
+            assert (doubt < 0.499) == (right > wrong)
+
+
+def test_the_doubt_about_pairs_is_calibrated_for_values_drawn_from_the_prior():
+    rng = np.random.default_rng(2)
+    truth = rng.beta(0.5, 0.5, (2, 100_000))
+    seen = rng.binomial(3, truth) / 3
+    truth, seen = truth[:, seen[0] > seen[1]], seen[:, seen[0] > seen[1]]
+    doubts = swap_doubt(seen[0], seen[1], 3)
+    assert doubts.shape == seen[0].shape
+    assert doubts.mean() == pytest.approx(np.mean(truth[1] > truth[0]), abs=4e-3)
+    # Values of many leaves leave none.
+    assert swap_doubt(np.array([0.6]), np.array([0.4]), 5000)[0] < 1e-6
 
 
 def test_the_standard_error_allows_for_leaves_that_share_a_child():

@@ -31,6 +31,7 @@ OPTIONS = [
     "pipeline.roles=[{name: generator, branching: 2}, {name: verifier, branching: 3}]",
     *("training.dpo_roles=[verifier]", "training.kto_roles=[verifier]"),
     *("kto.batch_size=4", "kto.epochs=2", "dpo.sft_weight=0.5"),
+    "dpo.label_smoothing=null",
 ]
 CONFIG = load_config(None, OPTIONS)
 
@@ -142,7 +143,7 @@ def test_training(experiment, planned, monkeypatch: pytest.MonkeyPatch) -> None:
     start = policy.init(base, jax.random.key(0))
     asked = [question.text for question in questions(experiment.pipeline.tokenizer)]
     for role, prompt in zip(load.roles, experiment.pipeline.prompts, strict=True):
-        for objective in objectives(CONFIG, role.name):
+        for objective in (planned.fitted(0.0) for planned in objectives(CONFIG, role.name)):
             rows = {
                 "sft": role.rows,
                 "dpo": role.pairs,

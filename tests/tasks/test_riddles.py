@@ -111,3 +111,21 @@ def test_a_sum_that_is_multiplied_has_brackets(
 def test_every_role_has_a_prompt(task: RiddlesTask) -> None:
     roles = load_roles(PipelineConfig().roles, task.prompts)
     assert [role.name for role in roles] == ["generator", "verifier", "refiner"]
+
+
+@pytest.mark.parametrize(
+    ("role", "text", "style"),
+    [
+        ("generator", "Final Answer: 16", "answer"),
+        ("generator", "87+5=92\nFinal Answer: 16", "undo"),
+        ("verifier", "17 is wrong", "verdict"),
+        ("verifier", "17 gives 91\n91-87=4\n17 is too big", "value"),
+        ("verifier", "17+7=24\n24*4=96\n96-5=91\n91-87=4\n17 is too big", "full"),
+        ("refiner", "4/4=1\n17-1=16\nFinal Answer: 16", "follow"),
+        ("judge", "17 is wrong", None),
+    ],
+)
+def test_a_role_s_way_of_writing_is_known(
+    task: RiddlesTask, role: str, text: str, style: str | None
+) -> None:
+    assert task.style(role, text) == style
