@@ -171,6 +171,11 @@ class LoraConfig:
     targets: Annotated[tuple[LinearLayer, ...], pydantic.AfterValidator(_each_once)] = _option(
         LINEAR_LAYERS, "linear layers with an adapter"
     )
+    adapter_weight: float = _option(
+        1.0,
+        "factor of trained adapters where they are sampled from or exported, not in training",
+        gt=0,
+    )
 
     @property
     def scale(self) -> float:

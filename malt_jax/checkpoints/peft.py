@@ -91,16 +91,18 @@ def save_adapter(
 ) -> None:
     """Writes an adapter into a directory, which is made.
 
+    `lora_alpha` is alpha times `adapter_weight`, so that others sample from it as we do.
+
     base: the base model's name on a hub, or its path.
     """
     directory.mkdir(parents=True)
-    whole = lora.alpha == int(lora.alpha)
+    alpha = lora.alpha * lora.adapter_weight
     fields: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": lora.rank,
-        "lora_alpha": int(lora.alpha) if whole else lora.alpha,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "lora_dropout": lora.dropout,
         "target_modules": [f"{name}_proj" for name in lora.targets],
         "bias": "none",
@@ -134,11 +136,15 @@ def load_adapter(directory: Path, config: LlamaConfig, lora: LoraConfig) -> Para
     missing, surplus or misshaped.
     """
     stored = read_lora_config(directory / CONFIG)
-    for field in ("rank", "alpha"):
-        if getattr(stored, field) != getattr(lora, field):
+    weighted = "alpha" if lora.adapter_weight == 1 else "alpha times lora.adapter_weight"
+    for field, has, expected in (
+        ("rank", stored.rank, lora.rank),
+        (weighted, stored.alpha, lora.alpha * lora.adapter_weight),
+    ):
+        if has != expected:
             raise UserError(
-                f"{directory / CONFIG}: the adapter's {field} is {getattr(stored, field)}, and"
-                f" lora.{field} is {getattr(lora, field)}"
+                f"{directory / CONFIG}: the adapter's {field.partition(' ')[0]} is {has}, and"
+                f" lora.{field} is {expected}"
             )
     if {*stored.targets} != {*lora.targets}:
         raise UserError(

@@ -160,7 +160,7 @@ class _Source:
         config, adapter = self.stored.config, {}
         if role is not None:
             adapter = low_rank(self.trained.adapter(role), config)
-        scale = self.run.config.lora.scale
+        scale = self.run.config.lora.scale * self.run.config.lora.adapter_weight
         return merged(self.stored.tensors(), config, adapter, scale, dtype)
 
 

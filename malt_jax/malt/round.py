@@ -1,6 +1,6 @@
 """One round of MALT (arXiv 2412.01928): sample trees, grade, back up values, train every role.
 
-    expand -> grade -> back up -> rows and pairs -> SFT -> DPO
+    expand -> grade -> back up -> rows and pairs -> SFT -> DPO or other objectives
 
 With `training.on_policy_pairs` the SFT policies sample trees again before DPO and KTO:
 
@@ -16,7 +16,8 @@ It differs from the paper as follows:
 - DPO is for the verifier and the refiner by default, as in the paper's Llama runs
   (`training.dpo_roles`).
 - Learning rates, LoRA's rank, scale and targets, sampling limits and prompt texts are not in the
-  paper; `malt_jax/config.py` has our defaults. Its "adapter weight" of 0.2 is not implemented.
+  paper; `malt_jax/config.py` has our defaults. It does not explain its "adapter weight" of 0.2; we
+  take it for a factor of the adapters in sampling (`lora.adapter_weight`), by default 1.
 - A completion that reaches `sampling.max_tokens` stays in the tree and may become a row.
 """
 

@@ -121,6 +121,15 @@ def _product(
     return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))
 
 
+def scaled_adapter(adapter: dict[str, Any], weight: float) -> dict[str, Any]:
+    """An adapter whose low-rank products are `weight` times as large; the same one for 1."""
+    if weight == 1:
+        return adapter
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x * weight if path[-1].key == "b" else x, adapter
+    )
+
+
 def merge_adapter(
     params: dict[str, Any], adapter: dict[str, Any], lora: LoraConfig
 ) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from malt_jax.model.llama import (
     next_logits,
     variable_specs,
 )
-from malt_jax.model.lora import merge_adapter
+from malt_jax.model.lora import merge_adapter, scaled_adapter
 from malt_jax.sharding.rules import abstract, batch_shards, device_put
 from malt_jax.training.batches import Batch
 from malt_jax.training.losses import TokenScores, token_scores
@@ -118,8 +118,15 @@ class SamplingWeights:
         self._resharded = None
 
     def of(self, trainable: Params | None) -> Params:
-        """The variables of a role with these trained weights; None: the untrained base model."""
+        """The variables of a role with these trained weights; None: the untrained base model.
+
+        An adapter counts `lora.adapter_weight` times. So does no update of the training, which goes
+        on from the adapter as it is. We take this for the undocumented "adapter weight" of arXiv
+        2412.01928, for which it names the value 0.2.
+        """
         model, policy = self._model, self._policy
+        if trainable is not None and policy.model.lora is not None:
+            trainable = scaled_adapter(trainable, policy.model.lora.adapter_weight)
         specs = variable_specs(model)
         if model.lora is not None:
             adapter = policy.init(self._base, jax.random.key(0)) if trainable is None else trainable

@@ -1,5 +1,6 @@
 """Adapters in peft's files, against peft itself."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from malt_jax.config import LoraConfig
 from malt_jax.errors import UserError
 from malt_jax.model.config import Llama, LlamaConfig
 from malt_jax.model.llama import Decoder, Params, variable_specs
-from malt_jax.model.lora import merge_adapter
+from malt_jax.model.lora import merge_adapter, scaled_adapter
 
 LORA = LoraConfig(rank=4, alpha=6.5, dropout=0.1, targets=("q", "v", "o", "down"))
 TOKENS = np.array([[5, 9, 200, 31, 77, 8]])
@@ -69,6 +70,25 @@ def test_peft_loads_an_adapter_and_gives_our_logits(
             plain = model(torch.from_numpy(TOKENS)).logits.numpy()
     assert np.abs(ours(checkpoint, adapter, LORA) - theirs).max() <= 2e-4
     assert np.abs(plain - theirs).max() > 0.1
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+def test_peft_weighs_an_adapter_as_sampling_does(
+    checkpoint: Checkpoint, adapter: Params, base: Path, tmp_path: Path
+) -> None:
+    weighted, directory = dataclasses.replace(LORA, adapter_weight=0.2), tmp_path / "adapter"
+    save_adapter(directory, adapter, checkpoint.config, weighted, str(base))
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, directory).eval()
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(TOKENS)).logits.numpy()
+    sampled = scaled_adapter(adapter, 0.2)
+    assert np.abs(ours(checkpoint, sampled, LORA) - theirs).max() <= 2e-4
+    # It is read back as it was trained; a model with another weight does not take it.
+    back = load_adapter(directory, checkpoint.config, weighted)
+    jax.tree.map(np.testing.assert_array_equal, back, dict(adapter))
+    with pytest.raises(UserError, match=r"adapter's alpha is 1\.3.*, and lora\.alpha is 6\.5"):
+        load_adapter(directory, checkpoint.config, LORA)
 
 
 @pytest.mark.parametrize("config", ["llama"], indirect=True)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ from jaxtyping import Array, Float
 
 from malt_jax.config import LoraConfig
 from malt_jax.model.llama import Llama, Params, forward, next_logits
+from malt_jax.model.lora import merge_adapter
 from malt_jax.training.batches import Batch, Batches, Example
 from malt_jax.training.policy import Policy, SamplingWeights
 from malt_jax.training.step import completion_logps, sum_logps
@@ -147,3 +150,27 @@ def test_sampling_takes_base_and_merged_weights_while_its_block_runs(
         variables = weights.of(trained(lora, base))
         assert same_bits(variables["adapter"], trained(lora, base))
         assert variables["params"] is weights.of(None)["params"]
+
+
+def test_the_adapter_s_weight_acts_in_sampling_and_not_in_training(base: Params) -> None:
+    lora = LoraConfig(rank=4, alpha=8.0)
+    plain, weighted = (
+        Policy(Llama(LLAMA, dataclasses.replace(lora, adapter_weight=weight)), "lora")
+        for weight in (1.0, 0.25)
+    )
+    tree = trained(plain, base)
+    batch = Batches(random_examples(3, completions=1), 4, seed=0).batch(0, 0)
+    logps = [completion_logps(policy, base, tree, batch) for policy in (plain, weighted)]
+    np.testing.assert_array_equal(*logps)
+    quarter = merge_adapter(base, tree, dataclasses.replace(lora, alpha=2.0))
+    with SamplingWeights(Llama(LLAMA), weighted, base) as weights:
+        merged = weights.of(tree)["params"]
+        for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(quarter), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+        assert same_bits(weights.of(None)["params"], base)
+    # Where the adapter is not merged, it is weighted itself.
+    with SamplingWeights(weighted.model, weighted, base) as weights:
+        variables = weights.of(tree)
+    sampled = merge_adapter(variables["params"], variables["adapter"], lora)
+    for a, b in zip(jax.tree.leaves(sampled), jax.tree.leaves(quarter), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
