@@ -179,8 +179,13 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """Factor of the low-rank product."""
+        """Factor of the low-rank product in training."""
         return self.alpha / self.rank
+
+    @property
+    def sampled_alpha(self) -> float:
+        """`alpha` of an adapter that is sampled from."""
+        return self.alpha * self.adapter_weight
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -139,7 +139,7 @@ def write_lora_gguf(
     with _writing(path, name, config) as writer:
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, lora.alpha)
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, lora.sampled_alpha)
         writer.add_file_type(gguf.LlamaFileType.ALL_F32)
         for kernel, (a, b) in adapter.items():
             writer.add_tensor(f"{stored[kernel]}.lora_a", np.ascontiguousarray(a, np.float32))

@@ -96,7 +96,7 @@ def save_adapter(
     base: the base model's name on a hub, or its path.
     """
     directory.mkdir(parents=True)
-    alpha = lora.alpha * lora.adapter_weight
+    alpha = lora.sampled_alpha
     fields: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -139,7 +139,7 @@ def load_adapter(directory: Path, config: LlamaConfig, lora: LoraConfig) -> Para
     weighted = "alpha" if lora.adapter_weight == 1 else "alpha times lora.adapter_weight"
     for field, has, expected in (
         ("rank", stored.rank, lora.rank),
-        (weighted, stored.alpha, lora.alpha * lora.adapter_weight),
+        (weighted, stored.alpha, lora.sampled_alpha),
     ):
         if has != expected:
             raise UserError(

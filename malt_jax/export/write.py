@@ -160,7 +160,8 @@ class _Source:
         config, adapter = self.stored.config, {}
         if role is not None:
             adapter = low_rank(self.trained.adapter(role), config)
-        scale = self.run.config.lora.scale * self.run.config.lora.adapter_weight
+        lora = self.run.config.lora
+        scale = lora.sampled_alpha / lora.rank
         return merged(self.stored.tensors(), config, adapter, scale, dtype)
 
 

@@ -125,6 +125,13 @@ def test_an_adapter_s_products_are_those_that_merging_adds(
     assert reader.get_field("adapter.type").contents() == "lora"
     alpha = reader.get_field("adapter.lora.alpha").contents()
     assert alpha == LORA.alpha
+    weighted, matrices = (
+        dataclasses.replace(LORA, adapter_weight=0.5),
+        low_rank(adapter, model.config),
+    )
+    write_lora_gguf(tmp_path / "half.gguf", "small", model.config, matrices, weighted)
+    half, _ = read_adapter(tmp_path / "half.gguf")
+    assert half.get_field("adapter.lora.alpha").contents() == LORA.alpha / 2
     whole = dataclasses.replace(model, params=merge_adapter(model.params, adapter, LORA))
     _, before = read_adapter(written(model, tmp_path / "before.gguf"))
     _, after = read_adapter(written(whole, tmp_path / "after.gguf"))
