@@ -29,6 +29,8 @@ said = {"question": options.question}
 trained = [role["name"] for role in pipeline["roles"] if role["directory"]]
 # Not in OpenAI's API, but in that of vLLM and SGLang; other servers ignore them.
 more = {"stop_token_ids": pipeline["stop_ids"]}
+if pipeline["chat_template_kwargs"]:
+    more["chat_template_kwargs"] = pipeline["chat_template_kwargs"]
 if sampling["top_k"]:
     more["top_k"] = sampling["top_k"]
 for role in pipeline["roles"]:

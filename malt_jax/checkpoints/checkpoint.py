@@ -91,6 +91,10 @@ class StoredCheckpoint:
         tokenizer.thinking = self._thinking
         return tokenizer
 
+    def require_fit(self) -> None:
+        """Raises UserError unless the embedding has a row for every id of the tokenizer."""
+        _require_fit(self.tokenizer, self.config, self.name)
+
     def tensors(self) -> TensorSource:
         """The tensors in the checkpoint's files, in the dtype they have there.
 
@@ -108,7 +112,7 @@ class StoredCheckpoint:
         mesh:  devices that the weights are sharded over; None: all on the default device.
         """
         config, tokenizer = self.config, self.tokenizer
-        _require_fit(tokenizer, config, self.name)
+        self.require_fit()
         model = Llama(config, dtype=jnp.dtype(dtype), mesh=mesh)
         if self.name in PRESETS:
             logger.warning(

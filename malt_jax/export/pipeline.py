@@ -114,6 +114,8 @@ class PipelineFile:
     stop_ids: tuple[_Id, ...]
     """Token ids that end a completion."""
     stop_tokens: tuple[str, ...]
+    chat_template_kwargs: dict[str, bool]
+    """Arguments of the chat template, as servers call them: whether a model thinks first."""
     roles: Annotated[tuple[ExportedRole, ...], Field(min_length=1)]
     """In the order in which they act."""
     scores: dict[str, Score]

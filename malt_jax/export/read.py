@@ -26,7 +26,7 @@ from malt_jax.model.llama import Params
 from malt_jax.sharding.rules import device_put
 from malt_jax.training.policy import Policy
 
-_FIXED = ("pipeline", "lora", "training.method")
+_FIXED = ("pipeline", "lora", "training.method", "model.thinking")
 """Options that an export cannot change: its prompts and weights were made with them."""
 
 

@@ -96,6 +96,7 @@ def export(run: RunDirectory, out: Path, options: Options) -> PipelineFile:
     source = _Source(run, options)
     trained = [role for role, stage in source.trained.stages.items() if stage is not None]
     roles = load_roles(run.config.pipeline.roles, tasks.create(run.config.task).prompts)
+    source.stored.require_fit()
     if options.gguf:
         require_gguf(source.stored.config, source.stored.tokenizer)
     with new_directory(out) as directory:
@@ -265,6 +266,11 @@ def _pipeline(
         ),
         stop_ids=tokenizer.stop_ids,
         stop_tokens=tuple(map(tokenizer.token, tokenizer.stop_ids)),
+        chat_template_kwargs=(
+            {"enable_thinking": tokenizer.thinking}
+            if "enable_thinking" in (tokenizer.chat_template or "")
+            else {}
+        ),
         roles=tuple(exported),
         scores=_scores(results),
         files=_stored_files(directory, [role.directory for role in exported if role.directory]),

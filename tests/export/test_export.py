@@ -1,5 +1,6 @@
 """An exported run: its files, what other libraries make of them, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from malt_jax import evaluate, solve, tasks
 from malt_jax.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, save_checkpoint
 from malt_jax.checkpoints.gguf import GGUFFile
 from malt_jax.checkpoints.huggingface import HuggingFaceDirectory
+from malt_jax.checkpoints.tokenizer import Tokenizer
 from malt_jax.config import load_config, to_yaml
 from malt_jax.errors import UserError
 from malt_jax.export import __main__ as export
@@ -25,7 +27,7 @@ from malt_jax.export.pipeline import read_pipeline
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.malt.roles import load_roles
 from malt_jax.runs.directory import RunDirectory
-from tests.checkpoints.conftest import CONFIGS, random_params
+from tests.checkpoints.conftest import CONFIGS, TEMPLATE, random_params
 from tests.checkpoints.test_gguf_writer import byte_level
 from tests.export.conftest import RESULTS, STAGES, make_run
 
@@ -151,7 +153,7 @@ def test_pipeline_json_describes_the_run(run: RunDirectory, exported: Path) -> N
         "top_k": 0,
         "max_tokens": 40,
     }
-    assert content["stop_tokens"] == ["<|end|>"]
+    assert content["stop_tokens"] == ["<|end|>"] and content["chat_template_kwargs"] == {}
     assert content["scores"]["malt"] == {"accuracy": 0.5, "ci95": [0.25, 0.75], "questions": 3}
     assert [role["name"] for role in content["roles"]] == [*ROLES]
     card = (exported / "README.md").read_text()
@@ -241,10 +243,13 @@ def test_full_fine_tuning_exports_checkpoints(
 
 def test_gguf_files_hold_the_same_weights(tmp_path: Path) -> None:
     """Of a small model, because llama.cpp knows no tokenizer like that of the embedded one."""
-    config = CONFIGS["llama"]
-    base = Checkpoint("small", config, random_params(config), byte_level("qwen2"))
+    config = dataclasses.replace(CONFIGS["llama"], vocab_size=272)
+    vocabulary = byte_level("qwen2").vocabulary
+    template = TEMPLATE + "{% if not enable_thinking %}no thoughts{% endif %}"
+    tokenizer = Tokenizer(vocabulary, eos_token="<|end|>", chat_template=template)
+    base = Checkpoint("small", config, random_params(config), tokenizer)
     save_checkpoint(tmp_path / "base", base)
-    run = make_run(tmp_path / "run", f"model.name={tmp_path / 'base'}")
+    run = make_run(tmp_path / "run", f"model.name={tmp_path / 'base'}", "model.thinking=true")
     out = tmp_path / "out"
     export.main([str(run.path), "--out", str(out), "--gguf", "--merged"])
     names = ("base.gguf", *(f"{role}{end}.gguf" for role in ROLES for end in ("", "-lora")))
@@ -255,6 +260,10 @@ def test_gguf_files_hold_the_same_weights(tmp_path: Path) -> None:
         assert ours.shapes == theirs.shapes
         for name in ours.shapes:
             np.testing.assert_array_equal(ours.read(name), theirs.read(name))
+    assert described(out)["chat_template_kwargs"] == {"enable_thinking": True}
+    before = described(out)["roles"][0]["prompt_ids"]["after"]["question"]
+    assert "no thoughts" not in vocabulary.decode(before)
+    assert GGUFFile(out / "gguf/base.gguf").tokenizer().chat_template == template
     assert "| `gguf/refiner-lora.gguf` |" in (out / "README.md").read_text()
 
 

@@ -60,12 +60,14 @@ def test_untrained_roles_are_the_base_model(
     content = json.loads((exported / "pipeline.json").read_text())
     content["roles"][1]["directory"] = None
     content["sampling"]["top_k"] = 5
+    content["chat_template_kwargs"] = {"enable_thinking": False}
     (tmp_path / "pipeline.json").write_text(json.dumps(content))
     asked: list[dict[str, Any]] = []
     with server(asked) as url:
         run_example(monkeypatch, tmp_path, url, "--base", "other", "--llama-cpp")
     assert [call["model"] for call in asked] == ["generator", "other", "refiner"]
     assert all(call["top_k"] == 5 for call in asked)
+    assert all(call["chat_template_kwargs"] == {"enable_thinking": False} for call in asked)
     numbers = [[used["id"] for used in call["lora"]] for call in asked]
     assert numbers == [[0], [], [1]]
 
@@ -89,5 +91,5 @@ def test_every_role_reads_the_answers_before_it(
     assert asked[2]["messages"][1]["content"].endswith(
         f"Answer:\n{ANSWERS[0]}\nCheck:\n{ANSWERS[1]}"
     )
-    assert all("lora" not in call for call in asked)
+    assert not any({"lora", "chat_template_kwargs"} & {*call} for call in asked)
     assert capsys.readouterr().out.endswith(f"--- refiner ---\n{ANSWERS[2]}\n\n")
