@@ -104,7 +104,7 @@ def _prompts(config: Config, task: Task | None, notes: list[str]) -> tuple[Piece
         directory = PROMPTS / "default" if task is None else task.prompts
         roles = load_roles(config.pipeline.roles, directory)
         prompts = {role.name: _plain(role) for role in roles}
-        tokenizer = StoredCheckpoint(config.model.name, config.model.tokenizer).tokenizer
+        tokenizer = StoredCheckpoint.of(config.model).tokenizer
         for prompt in Pipeline.of(roles, tokenizer).prompts:
             question, *completions = map(_marked, (QUESTION, *prompt.ancestors))
             prompts[prompt.role.name] = prompt.text(question, completions)
