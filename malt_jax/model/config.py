@@ -175,8 +175,8 @@ class LlamaConfig:
     def to_huggingface(self) -> dict[str, Any]:
         """The fields of a config.json that transformers reads back to the same model."""
         fields: dict[str, Any] = pydantic.TypeAdapter(LlamaConfig).dump_python(self, by_alias=True)
-        if (scaling := fields.pop("rope_scaling")) is not None:
-            assert self.rope_scaling is not None
+        scaling = fields.pop("rope_scaling")
+        if self.rope_scaling is not None:
             fields["rope_scaling"] = {"rope_type": self.rope_scaling.rope_type, **scaling}
         return write_fields(fields)
 
