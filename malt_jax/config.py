@@ -32,6 +32,7 @@ QUICKSTART = Path(__file__).parent / "assets" / "quickstart.yaml"
 MESH_AXES = ("data", "fsdp", "tensor")
 LinearLayer = Literal["q", "k", "v", "o", "gate", "up", "down"]
 LINEAR_LAYERS: tuple[LinearLayer, ...] = typing.get_args(LinearLayer)
+TrackerName = Literal["auto", "jsonl", "tensorboard", "wandb", "trackio", "mlflow"]
 
 _LARGEST = 2**31 - 1
 Count = Annotated[int, Field(ge=1, le=_LARGEST)]
@@ -280,6 +281,20 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class TrackingConfig:
+    """Trackers that show a run while it works (docs/following.md)."""
+
+    trackers: tuple[TrackerName, ...] = _option(
+        ("auto",),
+        "the run's trackers; auto: tensorboard if it is installed; jsonl: metrics.jsonl, which"
+        " every run has",
+    )
+    project: str = _option("malt_jax", "project of wandb and trackio, experiment of mlflow")
+    name: str | None = _option(None, "the run's name in a tracker; null: its directory's name")
+    trees: Index = _option(3, "sampled trees that a tracker shows as a table; 0: none")
+
+
+@dataclass(frozen=True, config=_STRICT)
 class MeshConfig:
     """Sizes of a mesh of devices; their product is the number of devices. null: chosen."""
 
@@ -346,6 +361,9 @@ class Config:
         {}, "by role, options of credit, sft, dpo and kto that differ from those of all roles"
     )
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = _option(
+        TrackingConfig(), "trackers that show the run", resumable=True
+    )
     sampling_mesh: MeshConfig = _option(MeshConfig(), "for sampling; null: chosen", resumable=True)
     training_mesh: MeshConfig = _option(MeshConfig(), "for training; null: chosen", resumable=True)
     processes: ProcessesConfig = _option(ProcessesConfig(), "processes of the run", resumable=True)

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from upath import UPath
 
-from malt_jax.config import Config, plain
-from malt_jax.distributed.processes import is_coordinator
+from malt_jax.config import Config, leaves, plain
+from malt_jax.distributed.processes import broadcast, is_coordinator
 from malt_jax.evaluation.results import RESULTS_FILE, evaluate
 from malt_jax.evaluation.sampling import Team
 from malt_jax.evaluation.store import FOLDER, Store
@@ -27,6 +27,7 @@ from malt_jax.runs.copying import stage_source
 from malt_jax.runs.directory import RunDirectory, versions
 from malt_jax.runs.metrics import Metrics, last_values, read_metrics
 from malt_jax.tasks.base import Question
+from malt_jax.tracking.trackers import require_trackers
 
 
 class Training(NamedTuple):
@@ -49,19 +50,24 @@ def run(config: Config, directory: RunDirectory, trees: UPath | None = None) -> 
 
     Raises UserError for unusable input, and Stopped after SIGTERM; finished stages stay.
     """
+    broadcast(lambda: require_trackers(config.tracking, directory.path))
     experiment = prepare(config)
     task, pipeline = experiment.task, experiment.pipeline
     train = select_questions(task, "train", config.task.train_questions, config.seed)
     test = select_questions(task, "test", config.test_limit, config.seed)
     check_questions(experiment, config, train, test)
-    trained, counts, rewards = train_roles(experiment, config, directory, train, trees)
+    reuse_trees(experiment, config, directory, train, trees)
+    store, seeds = Store(directory), config.evaluation.seeds
+    with metrics_of(directory) as metrics:
+        trained, counts, rewards = _rounds(experiment, config, directory, train, metrics)
+        with experiment.sampling_weights() as weights:
+            team = Team.of(experiment, config, weights, {STAR: trained.sft, MALT: trained.final})
+            names = run_names(pipeline.names, config.evaluation.votes)
+            judged = evaluate(team, task, names, test, seeds, store)
+        accuracies = {f"accuracy/{name}": judged["systems"][name]["accuracy"] for name in names}
+        metrics.show("evaluation", config.rounds, accuracies)
     thresholds = [config.of_role(role).credit.threshold for role in pipeline.names]
     uncertain = value_uncertainty(rewards, thresholds)
-    store, seeds = Store(directory), config.evaluation.seeds
-    with experiment.sampling_weights() as weights:
-        team = Team.of(experiment, config, weights, {STAR: trained.sft, MALT: trained.final})
-        names = run_names(pipeline.names, config.evaluation.votes)
-        judged = evaluate(team, task, names, test, seeds, store)
     finished = filter(directory.is_done, stage_names(config))
     seconds = {name: round(directory.seconds(name), 3) for name in finished}
     for seed in range(seeds):
@@ -98,6 +104,20 @@ def check_questions(
     require_fit(config, train, asked)
 
 
+def metrics_of(directory: RunDirectory) -> Metrics:
+    """The metrics of a run, with its trackers, in process 0; in others what is logged goes nowhere.
+
+    Raises UserError when a tracker is not installed.
+    """
+    config = directory.config
+    return Metrics(
+        directory.path,
+        writes=is_coordinator(),
+        tracking=config.tracking,
+        options=leaves(config),
+    )
+
+
 def train_roles(
     experiment: Experiment,
     config: Config,
@@ -105,15 +125,25 @@ def train_roles(
     questions: Sequence[Question],
     trees: UPath | None = None,
 ) -> Training:
-    """Runs all rounds, as far as they have not finished.
+    """Runs all rounds, as far as they have not finished, without an evaluation.
 
     trees: another run, whose trees of round 0 are copied instead of sampled.
     """
     reuse_trees(experiment, config, directory, questions, trees)
+    with metrics_of(directory) as metrics:
+        return _rounds(experiment, config, directory, questions, metrics)
+
+
+def _rounds(
+    experiment: Experiment,
+    config: Config,
+    directory: RunDirectory,
+    questions: Sequence[Question],
+    metrics: Metrics,
+) -> Training:
     trained, counts = Trained({}, {}), []
-    with Metrics(directory.path, writes=is_coordinator()) as metrics:
-        records = Records(directory, metrics, config.training.save_every)
-        for number in range(config.rounds):
-            trained, rewards = run_round(experiment, config, records, number, questions, trained)
-            counts.append(row_counts(directory, number))
+    records = Records(directory, metrics, config.training.save_every)
+    for number in range(config.rounds):
+        trained, rewards = run_round(experiment, config, records, number, questions, trained)
+        counts.append(row_counts(directory, number))
     return Training(trained, counts, rewards)

@@ -47,6 +47,7 @@ from malt_jax.malt.reuse import INPUTS, tree_inputs
 from malt_jax.malt.rows import selected, stage_batches, write_rows
 from malt_jax.malt.stage import Records, train_stage
 from malt_jax.malt.tree import Tree, expand, from_parquet, grade, to_parquet
+from malt_jax.malt.tree_table import tree_table
 from malt_jax.model.llama import Params
 from malt_jax.progress import Progress
 from malt_jax.runs.checkpoints import restore_tree
@@ -135,6 +136,8 @@ def run_round(
     for trees_name, rows_name, stages, draw in phases(config, number):
         tree_key = functools.reduce(jax.random.fold_in, draw, key)
         trees = _trees(experiment, config, directory, trees_name, questions, after, tree_key)
+        if not directory.is_done(rows_name):
+            records.metrics.table(trees_name, number, tree_table(trees, config.tracking.trees))
         rows = [(tree, _credit(tree, config, _seed(config, number, *draw))) for tree in trees]
         write_rows(directory, rows_name, experiment, config, rows)
         rewards.append(np.concatenate([tree.rewards for tree in trees]))

@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line, and TensorBoard event files where that is installed."""
+"""Metrics of a run: one JSON object a line, and the same in the run's trackers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from typing import Any, Self
 
 from upath import UPath
 
+from malt_jax.config import TrackingConfig
 from malt_jax.errors import UserError
 from malt_jax.files import in_bucket, location, parse_json_object, reached, write_atomically
+from malt_jax.tracking.tracker import Table
+from malt_jax.tracking.trackers import Trackers, open_trackers
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-TENSORBOARD = "tensorboard"
 LAST_UPDATES = 10
 """Updates whose mean stands for the end of a stage."""
 _INTERVAL = 30.0
@@ -34,19 +36,34 @@ Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 class Metrics:
     """Appends to `metrics.jsonl` in a run directory: {"stage": ..., "step": ..., NAME: VALUE, ...}.
 
-    With tensorboardX (the extra `tensorboard`), the same values go to `tensorboard/` as STAGE/NAME.
-    Nothing can be appended in a bucket: there both are written on the disk, and copied by `flush`.
+    The same values go to the run's trackers as STAGE/NAME (`malt_jax.tracking`). Nothing can be
+    appended in a bucket: there files are written on the disk, and copied by `flush`.
     """
 
-    def __init__(self, run: str | os.PathLike[str] | UPath, *, writes: bool = True) -> None:
-        """`writes` is False in all processes of a run but one: what they log goes nowhere."""
+    def __init__(
+        self,
+        run: str | os.PathLike[str] | UPath,
+        *,
+        writes: bool = True,
+        tracking: TrackingConfig | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        writes:   False in all processes of a run but one: what they log goes nowhere.
+        tracking: the trackers; None: TensorBoard if it is installed.
+        options:  of the run, by full name, for the trackers.
+
+        Raises UserError when a tracker is not installed or lacks a setting.
+        """
         self._run = location(run)
         self._writes = writes
         if not writes:
             return
         self._copied = in_bucket(self._run)
         self._disk = Path(tempfile.mkdtemp(prefix="malt_jax-") if self._copied else str(run))
-        self._board = _summary_writer(self._disk / TENSORBOARD)
+        self._trackers: Trackers = open_trackers(
+            tracking or TrackingConfig(), self._run, self._disk, options or {}
+        )
         self._flushed = time.monotonic()
         self._open(None, 0)
 
@@ -64,20 +81,28 @@ class Metrics:
         record = {"stage": stage, "step": step}
         for name, value in values.items():
             record[name] = _number(value)
-            if self._board is not None:
-                self._board.add_scalar(f"{stage}/{name}", float(value), step)
         self._lines.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._lines.flush()
+        self._trackers.log(stage, step, values)
         if time.monotonic() - self._flushed > _INTERVAL:
             self.flush()
+
+    def show(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Shows values in the trackers that belong to no training stage, such as accuracies."""
+        if self._writes:
+            self._trackers.log(stage, step, values)
+
+    def table(self, name: str, step: int, table: Table) -> None:
+        """Shows a table in the trackers, unless it is empty."""
+        if self._writes and table.rows:
+            self._trackers.table(name, step, table)
 
     def flush(self) -> None:
         """Returns when everybody can read what was logged, also after a crash of the machine."""
         if not self._writes:
             return
         os.fsync(self._lines.fileno())
-        if self._board is not None:
-            self._board.flush()
+        self._trackers.flush()
         for file in self._disk.rglob("*") if self._copied else ():
             if file.is_file() and file.stat().st_size:
                 write_atomically(self._run / str(file.relative_to(self._disk)), file.read_bytes())
@@ -86,10 +111,9 @@ class Metrics:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._writes:
-            if self._board is not None:
-                self._board.close()
+            self._trackers.close(finished=kind is None)
             self.flush()
             self._lines.close()
             if self._copied:
@@ -153,15 +177,6 @@ def _whole_lines(content: bytes, file: UPath) -> Iterator[tuple[bytes, dict[str,
             logger.warning("%s: the line is damaged and left out (%s)", place, error)
             continue
         yield line, record
-
-
-def _summary_writer(directory: Path) -> Any:
-    """None where tensorboardX is not installed."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(directory))
 
 
 def _number(value: Any) -> int | float | None:

@@ -20,7 +20,8 @@ from malt_jax.runs import lock
 from malt_jax.runs.checkpoints import StateStore, restore_tree, save_tree
 from malt_jax.runs.directory import CONFIG_FILE, MANIFEST, RunDirectory, open_run
 from malt_jax.runs.lock import LOCK_FILE
-from malt_jax.runs.metrics import METRICS_FILE, TENSORBOARD, Metrics
+from malt_jax.runs.metrics import METRICS_FILE, Metrics
+from malt_jax.tracking.tensorboard import FOLDER as TENSORBOARD
 from tests.buckets import emulated
 
 

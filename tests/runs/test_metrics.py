@@ -11,11 +11,11 @@ from upath import UPath
 
 from malt_jax.runs.metrics import (
     METRICS_FILE,
-    TENSORBOARD,
     Metrics,
     last_values,
     read_metrics,
 )
+from malt_jax.tracking.tensorboard import FOLDER as TENSORBOARD
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
