@@ -109,6 +109,9 @@ def results(run: Path | UPath) -> dict[str, Any]:
 def test_trees_are_the_same_token_for_token(one: Path, several: Path) -> None:
     assert nodes(one) == nodes(several)
     assert len(nodes(one)) == 8 * (2 + 2)
+    # So that a run by one process can reuse the trees of several.
+    inputs = [(run / "round-0/trees/inputs.json").read_text() for run in (one, several)]
+    assert inputs[0] == inputs[1]
 
 
 def test_adapters_are_the_same_but_for_the_order_of_sums(one: Path, several: Path) -> None:
