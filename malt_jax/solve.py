@@ -7,8 +7,6 @@ import re
 from collections.abc import Sequence
 
 from malt_jax.command import add_options, command
-from malt_jax.config import QUICKSTART, load_config
-from malt_jax.files import location, reached
 
 _USED = (
     *("model", "task.name", "task.options", "pipeline.roles", "sampling.temperature"),
@@ -53,37 +51,17 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
 
     from malt_jax.evaluation.sampling import evaluation_key
     from malt_jax.evaluation.single_question import show_prompts, solve
-    from malt_jax.export.read import ExportedPipeline, is_export
+    from malt_jax.evaluation.source import Source
     from malt_jax.malt.experiment import prepare
     from malt_jax.malt.roles import QUESTION
-    from malt_jax.malt.round import restore_trained
-    from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
 
-    run, exported = location(options.source), None
-    with reached(run):
-        is_run = (run / CONFIG_FILE).exists()
-        if is_export(run):
-            exported = ExportedPipeline.read(options.source)
-    roles = None if exported is None else exported.roles
-    if exported is not None:
-        config = exported.config(options.overrides)
-    elif is_run:
-        config = load_config(run / CONFIG_FILE, options.overrides)
-    else:
-        # Without options of its own the embedded model is asked as its quickstart asks it.
-        overrides = [f"model.name={options.source}", *options.overrides]
-        config = load_config(QUICKSTART if options.source == "tiny" else None, overrides)
+    source = Source.read(options.source, options.overrides)
     if options.show_prompts:
-        show_prompts(config, options.question or f"{{{QUESTION}}}", roles)
+        show_prompts(source.config, options.question or f"{{{QUESTION}}}", source.roles)
         return
-    experiment = prepare(config, roles)
-    trained = {}
-    if exported is not None and not options.untrained:
-        trained = exported.weights(config, experiment.policy)
-    elif is_run and not options.untrained:
-        like = experiment.policy.like()
-        trained = restore_trained(RunDirectory.read(run), config, like).final
-    key = jax.random.fold_in(evaluation_key(config.seed), options.seed)
+    experiment = prepare(source.config, source.roles)
+    trained = {} if options.untrained else source.trained(experiment.policy)
+    key = jax.random.fold_in(evaluation_key(source.config.seed), options.seed)
     solve(experiment, trained, options.question, key)
 
 

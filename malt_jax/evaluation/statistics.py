@@ -117,7 +117,15 @@ def subset_protocol(
 def majority_vote(
     answers: Iterable[str | None], equal: Callable[[str, str], bool] = operator.eq
 ) -> str | None:
-    """The most frequent answer; on a tie, the one given first. None (unparseable) does not vote.
+    """The most frequent answer; on a tie, the one given first; see `count_votes`."""
+    votes = count_votes(answers, equal)
+    return max(votes, key=votes.__getitem__, default=None)
+
+
+def count_votes(
+    answers: Iterable[str | None], equal: Callable[[str, str], bool] = operator.eq
+) -> dict[str, int]:
+    """The votes for every answer, in the order given. None (unparseable) does not vote.
 
     equal: whether two answers mean the same; an answer counts for the first one that it equals.
     """
@@ -126,4 +134,4 @@ def majority_vote(
         if answer is not None:
             same = next((known for known in votes if equal(known, answer)), answer)
             votes[same] = votes.get(same, 0) + 1
-    return max(votes, key=votes.__getitem__, default=None)
+    return votes

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Key, UInt32
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from malt_jax.config import LoraConfig
 from malt_jax.model.config import Llama
@@ -30,6 +32,9 @@ class Linear(nn.Module):
     The kernel is [out, in], as in Hugging Face files; so are A [R, in] and B [out, R] (PEFT's
     layout). The adapter is a variable collection of its own, "adapter", so that it can be exchanged
     and trained without touching the base. Dropout acts iff a "dropout" key is given.
+
+    An adapter may hold a third array, "rows", [B, R]: factors of the R low-rank activations of each
+    row of the batch. `select_adapters` uses it to give every row another adapter.
     """
 
     model: Llama
@@ -75,6 +80,10 @@ class Linear(nn.Module):
         a = all_gather(self.model.mesh, a, P("rank", in_axis))
         b = all_gather(self.model.mesh, b, P(out_axis, "rank"))
         low = _product(x, a.astype(dtype))
+        if self.has_variable("adapter", "rows"):
+            factors: Any = self.get_variable("adapter", "rows")
+            factors = factors.astype(dtype).reshape(len(low), *[1] * (low.ndim - 2), lora.rank)
+            low = low * jnp.broadcast_to(factors, low.shape)
         return _product(low, b.astype(dtype)) * jnp.asarray(lora.scale, dtype)
 
     def _adapter(
@@ -148,3 +157,51 @@ def merge_adapter(
         else:
             merged[name] = merge_adapter(params[name], child, lora)
     return merged
+
+
+def join_adapters(
+    adapters: Sequence[Mapping[str, Any]], lora: LoraConfig
+) -> tuple[dict[str, Any], LoraConfig]:
+    """n adapters of rank R as one of rank n R, with A = [A_1; ...; A_n] and B = [B_1, ..., B_n].
+
+    Its product is the sum of theirs; `select_adapters` picks one for each row of a batch. Then one
+    product serves rows of all adapters, and no adapter is copied to a row. Returns it with its
+    configuration, whose scale is that of `lora`.
+    """
+    count = len(adapters)
+    joined = _map_pairs(
+        lambda pairs: {
+            "a": jnp.concatenate([pair["a"] for pair in pairs], axis=1),
+            "b": jnp.concatenate([pair["b"] for pair in pairs], axis=2),
+        },
+        adapters,
+    )
+    return joined, dataclasses.replace(lora, rank=count * lora.rank, alpha=count * lora.alpha)
+
+
+def select_adapters(
+    joined: Mapping[str, Any], index: Int[Array, "B"], count: int
+) -> dict[str, Any]:
+    """The result of `join_adapters` for a batch whose row b has the adapter number index[b].
+
+    count: of the adapters that were joined. A row whose index is none of theirs has no adapter.
+    """
+
+    def with_rows(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        (pair,) = pairs
+        layers, rank = pair["a"].shape[:2]
+        owners = jnp.arange(rank, dtype=index.dtype) // (rank // count)
+        rows = (owners[None] == index[:, None]).astype(pair["a"].dtype)
+        return {**pair, "rows": jnp.broadcast_to(rows[None], (layers, *rows.shape))}
+
+    return _map_pairs(with_rows, [joined])
+
+
+def _map_pairs(
+    function: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]],
+    adapters: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The tree with a function's result at each layer, given the layer's "a" and "b" of all."""
+    if "a" in adapters[0]:
+        return function(adapters)
+    return {name: _map_pairs(function, [x[name] for x in adapters]) for name in adapters[0]}

@@ -73,3 +73,24 @@ def append(level: Level, token: Level, step: Int[Array, ""]) -> Level:
     keys = jax.lax.dynamic_update_slice_in_dim(level.keys, token.keys, step, axis)
     values = jax.lax.dynamic_update_slice_in_dim(level.values, token.values, step, axis - 1)
     return Level(keys, values, jnp.full(level.lengths.shape, step + 1, jnp.int32))
+
+
+def append_rows(level: Level, token: Level, added: Int[Array, "B"]) -> Level:
+    """Writes one token's keys and values after the valid tokens of every row of a batch.
+
+    level: of B rows with lengths of their own; a row that is full stays as it is.
+    added: 1 where the token counts, 0 where the row's length stays.
+    """
+    rows = jnp.arange(level.lengths.shape[0])
+
+    def first_axis_rows(x: Array) -> Array:
+        return jnp.moveaxis(x, 1, 0)
+
+    # Two index arrays with a slice between them put their axis first: [B, L, K, H].
+    keys = level.keys.at[:, rows, :, :, level.lengths].set(
+        first_axis_rows(token.keys[..., 0]), mode="drop", unique_indices=True
+    )
+    values = level.values.at[:, rows, :, level.lengths].set(
+        first_axis_rows(token.values[..., 0, :]), mode="drop", unique_indices=True
+    )
+    return Level(keys, values, level.lengths + added)

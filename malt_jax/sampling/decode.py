@@ -261,18 +261,11 @@ def _step(
         model, variables, state.last[..., None], ones, (*ancestors, state.level)
     )
     # As rows of one matrix, because the short axes of the nodes would be padded to whole tiles.
-    rows = hidden.reshape(-1, hidden.shape[-1])
-    # Drawing reads the whole vocabulary several times.
-    logits = constrain(model.mesh, next_logits(model, variables, rows), P("batch"))
-    position_keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys.reshape(-1), state.step)
-    drawn = draw(logits, position_keys, parameters)
-    tokens, log_probabilities = (x.reshape(state.last.shape) for x in drawn)
-
+    rows, keys = hidden.reshape(-1, hidden.shape[-1]), state.keys.reshape(-1)
+    steps = jnp.broadcast_to(state.step, keys.shape)
+    drawn = draw_next(model, variables, rows, keys, steps, parameters)
+    tokens, log_probabilities, finish = (x.reshape(state.last.shape) for x in drawn)
     running = state.finish == Finish.RUNNING
-    stop_ids = jnp.broadcast_to(parameters.stop_ids, (*tokens.shape, parameters.stop_ids.size))
-    stopped = jnp.any(tokens[..., None] == stop_ids, axis=-1)
-    exhausted = state.step + 1 >= parameters.max_tokens
-    finish = jnp.where(stopped, Finish.STOP, jnp.where(exhausted, Finish.LENGTH, Finish.RUNNING))
 
     def record(buffer: Array, value: Array) -> Array:
         update = jnp.where(running, value, jnp.zeros_like(value))[..., None]
@@ -283,11 +276,37 @@ def _step(
         tokens=record(state.tokens, tokens),
         log_probabilities=record(state.log_probabilities, log_probabilities),
         lengths=state.lengths + running.astype(jnp.int32),
-        finish=jnp.where(running, finish, state.finish).astype(jnp.int32),
+        finish=jnp.where(running, finish, state.finish),
         last=tokens,
         step=state.step + 1,
     )
     return _constrain(model, state)
+
+
+def draw_next(
+    model: Llama,
+    variables: Params,
+    hidden: Float[Array, "B D"],
+    keys: Key[Array, "B"],
+    positions: Int[Array, "B"],
+    parameters: SamplingParameters,
+) -> tuple[Int[Array, "B"], Float[Array, "B"], Int[Array, "B"]]:
+    """The next token of every row, from the final hidden state of its last token.
+
+    keys:      of the completions; the token at position t is drawn with fold_in(key, t).
+    positions: of the tokens to draw, from 0.
+
+    Returns the tokens, their log-probabilities as `draw` does, and the completions' `Finish`.
+    """
+    # Drawing reads the whole vocabulary several times.
+    logits = constrain(model.mesh, next_logits(model, variables, hidden), P("batch"))
+    position_keys = jax.vmap(jax.random.fold_in)(keys, positions)
+    tokens, log_probabilities = draw(logits, position_keys, parameters)
+    stop_ids = jnp.broadcast_to(parameters.stop_ids, (*tokens.shape, parameters.stop_ids.size))
+    stopped = jnp.any(tokens[..., None] == stop_ids, axis=-1)
+    exhausted = positions + 1 >= parameters.max_tokens
+    finish = jnp.where(stopped, Finish.STOP, jnp.where(exhausted, Finish.LENGTH, Finish.RUNNING))
+    return tokens, log_probabilities, finish.astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "size"))

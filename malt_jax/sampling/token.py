@@ -15,17 +15,20 @@ _BLOCK = 128
 
 
 class SamplingParameters(flax.struct.PyTreeNode):
-    """Parameters of drawing. All values are traced: changing one compiles nothing."""
+    """Parameters of drawing, for all rows or (`*rows` = B) for each row its own.
 
-    temperature: Float[Array, ""]
+    All values are traced: changing one compiles nothing.
+    """
+
+    temperature: Float[Array, "*rows"]
     """0 is greedy."""
-    top_p: Float[Array, ""]
+    top_p: Float[Array, "*rows"]
     """Smallest set of tokens with at least this probability; 1 switches it off."""
-    top_k: Int[Array, ""]
+    top_k: Int[Array, "*rows"]
     """Number of most probable tokens; 0 switches it off."""
     stop_ids: Int[Array, " stops"]
     """Tokens that end a completion."""
-    max_tokens: Int[Array, ""]
+    max_tokens: Int[Array, "*rows"]
     """Longest completion."""
 
     @classmethod
@@ -57,7 +60,7 @@ def draw(
     The temperature is applied first, then top-k, then top-p among what is left, as in transformers.
     Tokens that tie with the last one admitted are admitted too. One uniform number per row is put
     through the inverse of the cumulative distribution, which costs a fraction of the V numbers that
-    a categorical draw by Gumbel noise needs.
+    a categorical draw by Gumbel noise needs. A row does not depend on the parameters of others.
 
     Returns the tokens and their log-probabilities under the unfiltered distribution at
     temperature 1, which is the policy that training sees.
@@ -65,12 +68,13 @@ def draw(
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     greedy = parameters.temperature <= 0
     temperature = jnp.where(greedy, 1.0, parameters.temperature)
-    probabilities = jax.nn.softmax(log_probabilities / temperature, axis=-1)
+    probabilities = jax.nn.softmax(log_probabilities / _column(temperature), axis=-1)
+    top_k, top_p = parameters.top_k, parameters.top_p
     probabilities = jax.lax.cond(
-        parameters.top_k > 0, lambda p: _keep_top_k(p, parameters.top_k), lambda p: p, probabilities
+        jnp.any(top_k > 0), lambda p: _keep_top_k(p, top_k), lambda p: p, probabilities
     )
     probabilities = jax.lax.cond(
-        parameters.top_p < 1, lambda p: _keep_top_p(p, parameters.top_p), lambda p: p, probabilities
+        jnp.any(top_p < 1), lambda p: _keep_top_p(p, top_p), lambda p: p, probabilities
     )
     uniform = _uniform(keys)
     drawn = jnp.where(greedy, jnp.argmax(logits, axis=-1), _inverse_cdf(probabilities, uniform))
@@ -83,20 +87,32 @@ def _uniform(keys: Key[Array, "*B"]) -> Float[Array, "*B"]:
     return flat.reshape(keys.shape)
 
 
-def _keep_top_k(probabilities: Float[Array, "*B V"], k: Int[Array, ""]) -> Float[Array, "*B V"]:
+def _column(x: Float[Array, "*rows"]) -> Float[Array, "..."]:
+    """Values of the rows, to be combined with their vocabularies."""
+    return x[..., None] if x.ndim else x
+
+
+def _keep_top_k(
+    probabilities: Float[Array, "*B V"], k: Int[Array, "*rows"]
+) -> Float[Array, "*B V"]:
+    k = jnp.where(k > 0, k, probabilities.shape[-1])
+
     def enough(kept: Bool[Array, "*B V"]) -> Bool[Array, "*B"]:
         return jnp.sum(kept, axis=-1) >= k
 
     return _keep_most_probable(probabilities, enough)
 
 
-def _keep_top_p(probabilities: Float[Array, "*B V"], p: Float[Array, ""]) -> Float[Array, "*B V"]:
+def _keep_top_p(
+    probabilities: Float[Array, "*B V"], p: Float[Array, "*rows"]
+) -> Float[Array, "*B V"]:
     wanted = p * jnp.sum(probabilities, axis=-1)
 
     def enough(kept: Bool[Array, "*B V"]) -> Bool[Array, "*B"]:
         return jnp.sum(jnp.where(kept, probabilities, 0.0), axis=-1) >= wanted
 
-    return _keep_most_probable(probabilities, enough)
+    kept = _keep_most_probable(probabilities, enough)
+    return jnp.where(_column(p) < 1, kept, probabilities)
 
 
 def _keep_most_probable(

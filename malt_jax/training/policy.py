@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import jax
@@ -19,7 +20,7 @@ from malt_jax.model.llama import (
     next_logits,
     variable_specs,
 )
-from malt_jax.model.lora import merge_adapter, scaled_adapter
+from malt_jax.model.lora import join_adapters, merge_adapter, scaled_adapter
 from malt_jax.sharding.rules import abstract, batch_shards, device_put
 from malt_jax.training.batches import Batch
 from malt_jax.training.losses import TokenScores, token_scores
@@ -140,6 +141,21 @@ class SamplingWeights:
             trainable = device_put(policy.model.mesh, trainable, policy.spec)
             params = merge_adapter(self._base, trainable, policy.model.lora)
         return {"params": device_put(model.mesh, params, specs["params"])}
+
+    def joined(self, trainables: Sequence[Params]) -> tuple[Llama, Params]:
+        """A model with several roles' adapters at once, and its variables; see `join_adapters`.
+
+        Raises ValueError when the roles have no adapters.
+        """
+        lora = self._policy.model.lora
+        if lora is None:
+            raise ValueError("the roles have no adapters")
+        weighted = [scaled_adapter(each, lora.adapter_weight) for each in trainables]
+        adapter, joined = join_adapters(weighted, lora)
+        model = dataclasses.replace(self._model, lora=joined)
+        specs = variable_specs(model)
+        adapter = device_put(model.mesh, adapter, specs["adapter"])
+        return model, {"params": self._untrained(specs["params"]), "adapter": adapter}
 
     def _untrained(self, specs: Params) -> Params:
         if self._resharded is None:

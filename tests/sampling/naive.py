@@ -15,6 +15,8 @@ from malt_jax.sampling.completions import Completions, Finish
 from malt_jax.sampling.sampler import Segments
 from malt_jax.sampling.token import SamplingParameters, draw
 
+_draw = jax.jit(draw)
+
 
 def decode_naively(
     model: Llama,
@@ -39,7 +41,7 @@ def decode_naively(
     for step in range(max_tokens):
         logits = _last_logits(model, variables, jnp.asarray(tokens), jnp.asarray(starts + step))
         position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        drawn, chosen = jax.device_get(draw(logits, position_keys, parameters))
+        drawn, chosen = jax.device_get(_draw(logits, position_keys, parameters))
         for row in np.flatnonzero(finish == Finish.RUNNING).tolist():
             tokens[row, starts[row] + step] = drawn[row]
             log_probabilities[row, step] = chosen[row]
