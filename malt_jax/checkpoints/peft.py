@@ -165,10 +165,17 @@ def load_adapter(directory: Path, config: LlamaConfig, lora: LoraConfig) -> Para
     require_shapes(source, wanted, "the base model and adapter_config.json")
     return unflatten_dict(
         {
-            path: np.stack([read_floats(source, name).astype(np.float32) for name in of_path])
+            path: np.stack([_finite(source, name) for name in of_path])
             for path, of_path in names.items()
         }
     )
+
+
+def _finite(source: TensorSource, name: str) -> np.ndarray:
+    tensor = read_floats(source, name).astype(np.float32)
+    if not np.isfinite(tensor).all():
+        raise UserError(f"{source.origin}: values of {name} are NaN or infinite: export it again")
+    return tensor
 
 
 def _tensor_name(kernel: str, letter: str) -> str:

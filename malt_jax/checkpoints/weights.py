@@ -17,6 +17,7 @@ from jaxtyping import Array
 from malt_jax.errors import UserError
 from malt_jax.model.config import LlamaConfig
 from malt_jax.model.llama import Llama, Params, variable_specs
+from malt_jax.sharding.finite import not_finite
 from malt_jax.sharding.rules import abstract, to_host
 
 # Hugging Face's name of each module, by its path in the parameter tree.
@@ -90,15 +91,32 @@ def assemble(source: TensorSource, model: Llama) -> Params:
     Holds this process's part of the finished arrays and of the array under construction, and one
     tensor; never the whole checkpoint twice.
 
-    Raises one UserError that lists every tensor that is missing, surplus or misshaped, and one for
-    a tensor whose numbers are not floats.
+    Raises one UserError that lists every tensor that is missing, surplus or misshaped, one for a
+    tensor whose numbers are not floats, and one that lists every tensor with NaN or infinities.
     """
     expected = leaves(model.config)
     require_tensors_of(model.config, source)
     targets = flatten_dict(abstract(model.mesh, variable_specs(model)["params"]))
-    return unflatten_dict(
-        {leaf.path: _assemble_leaf(source, leaf, targets[leaf.path]) for leaf in expected}
-    )
+    arrays = {leaf.path: _assemble_leaf(source, leaf, targets[leaf.path]) for leaf in expected}
+    _require_finite(source, expected, arrays)
+    return unflatten_dict(arrays)
+
+
+def _require_finite(
+    source: TensorSource, expected: list[Leaf], arrays: dict[tuple[str, ...], Array]
+) -> None:
+    axes = {leaf.path: int(leaf.stacked) for leaf in expected}
+    found = not_finite(arrays, axes)
+    names = [
+        name
+        for leaf in expected
+        for name, bad in zip(leaf.names, np.atleast_1d(found[leaf.path]), strict=True)
+        if bad
+    ]
+    if names:
+        raise UserError(
+            f"{source.origin}: values are NaN or infinite in {_listing(names)}: the file is damaged"
+        )
 
 
 def _assemble_leaf(source: TensorSource, leaf: Leaf, target: jax.ShapeDtypeStruct) -> Array:

@@ -137,4 +137,5 @@ def _example(pipeline: Pipeline, tree: Tree, row: TrainingRow) -> Example:
     question, path = row.nodes[0]
     prompt = pipeline.prompts[len(path) - 1]
     ids = prompt.ids(tree.questions[question].text, tree.ancestors(question, path))
-    return Example(ids, tuple(tree.ids(*node) for node in row.nodes), row.weight)
+    completions = tuple(tree.ids(*node) for node in row.nodes)
+    return Example(ids, completions, row.weight, tree.questions[question].id)

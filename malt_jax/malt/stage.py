@@ -15,6 +15,7 @@ from upath import UPath
 
 from malt_jax.distributed.processes import is_coordinator, stop_requested
 from malt_jax.errors import Stopped, UserError
+from malt_jax.malt.divergence import require_finite
 from malt_jax.malt.objectives import Objective
 from malt_jax.model.llama import Params
 from malt_jax.progress import Progress
@@ -55,7 +56,8 @@ def train_stage(
     The state is saved every `save_every` updates and on SIGTERM; a later attempt goes on from it
     and ends in the same bits. Metrics are read one update late, so that the device is never idle.
 
-    Raises Stopped, once the state is saved, after SIGTERM in any process.
+    Raises Stopped, once the state is saved, after SIGTERM in any process, and UserError when the
+    loss, the gradient or weights to be saved are not finite; the last saved state stays.
     """
     directory, metrics, save_every = records
     with directory.stage(name) as stage:
@@ -75,6 +77,7 @@ def train_stage(
                 progress.update(done=step, loss=values["loss"])
                 epoch = step / batches.steps_per_epoch
                 metrics.log(name, step, values | {"steps": total, "epoch": epoch})
+                require_finite(directory, name, objective, batches, step, values)
 
             pending = None
             updates = train(policy, objective, base, state, batches)
@@ -115,6 +118,12 @@ def _with_reference(
         logps = _from_npy(stage.path / _REFERENCE, shape)
     else:
         logps = reference_logps(policy, base, start, batches.examples, batches.batch_size)
+        if bad := int(np.sum(~np.isfinite(logps).all(axis=1))):
+            raise UserError(
+                f"{stage.path}: the policy that training starts from gives {bad} of {len(logps)}"
+                " rows log-probabilities that are not finite: lower the learning rate of the stage"
+                " before it"
+            )
         content = io.BytesIO()
         np.save(content, logps)
         stage.write(_REFERENCE, content.getvalue())

@@ -15,8 +15,12 @@ from malt_jax.distributed.processes import broadcast
 from malt_jax.errors import UserError
 from malt_jax.files import in_bucket, location
 from malt_jax.runs.stage import Stage
+from malt_jax.sharding.finite import not_finite
 
 Tree = TypeVar("Tree")
+
+_LISTED = 10
+"""Arrays that a message names before it says how many more there are."""
 
 # Orbax tells about every save and restore.
 logging.getLogger("absl").setLevel(logging.WARNING)
@@ -25,9 +29,15 @@ logging.getLogger("absl").setLevel(logging.WARNING)
 def save_tree(path: str | UPath, tree: Any) -> None:
     """Writes a tree of arrays to the directory `path`, which is replaced if it is there.
 
-    Raises UserError, in all processes, when what was written is not what can be read.
+    Raises UserError, in all processes, when values are NaN or infinite, and when what was written
+    is not what can be read.
     """
     address = _address(path)
+    if names := _not_finite(tree):
+        raise UserError(
+            f"{address} was not written: values of {names} are NaN or infinite, so the training has"
+            " diverged; lower its learning rate"
+        )
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(address, tree, force=True)
     # Every process needs the arrays, but the metadata are process 0's.
@@ -40,17 +50,23 @@ def restore_tree(path: str | UPath, like: Tree) -> Tree:
     like: a tree of arrays or `jax.ShapeDtypeStruct`s with the structure, shapes, dtypes and, where
         it has them, shardings of the result.
 
-    Raises UserError when the checkpoint is missing or damaged, and when its arrays are not those
-    of `like`, naming each that differs.
+    Raises UserError when the checkpoint is missing or damaged, when its arrays are not those of
+    `like`, naming each that differs, and when values are NaN or infinite.
     """
     address = _address(path)
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     _require_equal(address, _stored_shapes(address), _shapes(wanted))
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            return checkpointer.restore(address, wanted)
+            tree: Tree = checkpointer.restore(address, wanted)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"the checkpoint {address} is damaged: {_line(error)}") from None
+    if names := _not_finite(tree):
+        raise UserError(
+            f"the checkpoint {address} has values that are NaN or infinite, in {names}: delete the"
+            " directory of its stage and train again, with a lower learning rate"
+        )
+    return tree
 
 
 def restore_leaf(path: str | UPath, like: Any, leaf: Sequence[str]) -> jax.Array:
@@ -163,6 +179,13 @@ def _shapes(tree: Any) -> dict[str, str]:
     }
 
 
+def _not_finite(tree: Any) -> str:
+    """The arrays with values that are NaN or infinite, for a message; "" where there are none."""
+    names = [name for name, found in _leaves(not_finite(tree)).items() if found]
+    more = [f"{len(names) - _LISTED} more"] * (len(names) > _LISTED)
+    return ", ".join(names[:_LISTED] + more)
+
+
 def _require_equal(address: str, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     problems = [f"{name} is missing" for name in wanted if name not in saved]
     problems += [f"{name} is not expected" for name in saved if name not in wanted]
@@ -172,7 +195,8 @@ def _require_equal(address: str, saved: Mapping[str, str], wanted: Mapping[str, 
         if name in saved and saved[name] != shape
     ]
     if problems:
-        shown = problems[:10] + [f"... {len(problems) - 10} more"] * (len(problems) > 10)
+        more = len(problems) - _LISTED
+        shown = problems[:_LISTED] + [f"... {more} more"] * (more > 0)
         raise UserError(
             f"the checkpoint {address} does not fit this model or configuration:\n  "
             + "\n  ".join(shown)

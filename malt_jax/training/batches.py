@@ -36,6 +36,8 @@ class Example:
     completions: tuple[Sequence[int], ...]
     weight: float = 1.0
     """In the loss, for objectives that weigh their rows. For KTO undesirable ones are negative."""
+    question: int | None = None
+    """Id of the question that it is about, for messages."""
 
     @property
     def positions(self) -> int:

@@ -1,5 +1,6 @@
 """Names, presets, fitting tokenizers, and exports that transformers runs like the original."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from malt_jax.checkpoints import checkpoint as checkpoint_module
 from malt_jax.checkpoints.checkpoint import PRESETS, Checkpoint, StoredCheckpoint, save_checkpoint
@@ -173,6 +175,20 @@ def test_exports_give_the_same_logits_in_transformers(
     assert again.config == checkpoint.config
     assert again.tokenizer.stop_ids == checkpoint.tokenizer.stop_ids
     jax.tree.map(np.testing.assert_array_equal, again.params, checkpoint.params)
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+def test_tensors_that_are_not_finite_are_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    flat = flatten_dict(checkpoint.params)
+    kernel = ("layers", "mlp", "up", "kernel")
+    flat[kernel] = flat[kernel].at[1, 0, 0].set(jnp.nan)
+    flat["norm", "scale"] = flat["norm", "scale"].at[2].set(-jnp.inf)
+    damaged = dataclasses.replace(checkpoint, params=unflatten_dict(flat))
+    save_checkpoint(tmp_path / "model", damaged)
+    with pytest.raises(UserError, match="NaN or infinite in ") as error:
+        load(tmp_path / "model")
+    named = str(error.value).partition(" in ")[2].partition(":")[0].split(", ")
+    assert sorted(named) == ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
 
 
 @pytest.mark.parametrize("config", ["llama 3.1"], indirect=True)

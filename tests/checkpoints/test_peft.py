@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -234,3 +234,15 @@ def test_wrong_tensors_are_named(checkpoint: Checkpoint, adapter: Params, tmp_pa
     file.unlink()
     with pytest.raises(UserError, match="not found"):
         load_adapter(directory, checkpoint.config, LORA)
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+def test_an_adapter_with_nan_is_refused(
+    checkpoint: Checkpoint, adapter: Params, tmp_path: Path
+) -> None:
+    flat = flatten_dict(dict(adapter))
+    b = ("layers", "attention", "q", "b")
+    flat[b] = flat[b].at[2, 0, 0].set(jnp.nan)
+    save_adapter(tmp_path / "x", unflatten_dict(flat), checkpoint.config, LORA, "base")
+    with pytest.raises(UserError, match=r"layers\.2\.self_attn\.q_proj\.lora_B\.weight are NaN"):
+        load_adapter(tmp_path / "x", checkpoint.config, LORA)

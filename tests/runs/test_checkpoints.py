@@ -11,6 +11,7 @@ import pytest
 
 from malt_jax.config import Config
 from malt_jax.errors import UserError
+from malt_jax.runs import checkpoints
 from malt_jax.runs.checkpoints import StateStore, restore_tree, save_tree
 from malt_jax.runs.directory import open_run
 
@@ -50,6 +51,21 @@ def test_every_array_that_does_not_fit_is_named(tmp_path: Path) -> None:
     message = str(error.value)
     assert "a.w is float32[2,3], not float32[4,3]" in message
     assert "a.new is missing" in message and "a.old is not expected" in message
+
+
+def test_values_that_are_not_finite_are_neither_written_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = {"a": {"w": jnp.asarray([1.0, jnp.nan]), "v": jnp.asarray([jnp.inf], jnp.bfloat16)}}
+    tree = bad | {"good": jnp.zeros(2), "step": jnp.asarray(3)}
+    with pytest.raises(UserError, match=r"was not written: values of a\.v, a\.w are NaN or inf"):
+        save_tree(tmp_path / "x", tree)
+    assert not (tmp_path / "x").exists()
+    with monkeypatch.context() as blind:
+        blind.setattr(checkpoints, "_not_finite", lambda _: "")
+        save_tree(tmp_path / "x", tree)
+    with pytest.raises(UserError, match=r"/x has values that are NaN or infinite, in a\.v, a\.w:"):
+        restore_tree(tmp_path / "x", tree)
 
 
 def test_a_missing_checkpoint_is_an_error_for_the_user(tmp_path: Path) -> None:
