@@ -78,6 +78,17 @@ def files_below(directory: UPath) -> list[str]:
     return sorted(os.path.relpath(file, root) for file in directory.fs.find(root))
 
 
+def modified(file: UPath) -> float:
+    """The time of a file's last change, in seconds since 1970.
+
+    Raises FileNotFoundError when there is none.
+    """
+    if in_bucket(file):
+        changed: float = file.fs.modified(file.path).timestamp()
+        return changed
+    return os.stat(str(file)).st_mtime
+
+
 @contextlib.contextmanager
 def reached(path: UPath) -> Iterator[None]:
     """Turns errors of a disk or a bucket into a UserError that names `path`."""

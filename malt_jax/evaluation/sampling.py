@@ -119,6 +119,18 @@ class _Draw:
         return [(question.id, number) for question in self.questions for number in numbers]
 
 
+def needed_passes(
+    systems: Sequence[System], roles: Sequence[str], policies: Policies
+) -> dict[Chain, int]:
+    """The passes of every chain that the systems need, and of the beginnings of these chains."""
+    needed: dict[Chain, int] = {}
+    for system in systems:
+        chain = resolved(system.chain, roles, policies)
+        for depth in range(1, len(chain) + 1):
+            needed[chain[:depth]] = max(needed.get(chain[:depth], 0), system.passes)
+    return {chain: passes for chain, passes in needed.items() if chain[-1] != SILENT}
+
+
 def sample(
     team: Team, systems: Sequence[System], questions: Sequence[Question], seeds: int, store: Store
 ) -> None:
@@ -128,19 +140,13 @@ def sample(
     chains that begin with them, so differences come from training alone. Passes are drawn
     `team.votes` at a time: more of them run the same programs.
     """
-    roles, policies = team.pipeline.names, team.policies
-    needed: dict[Chain, int] = {}
-    for system in systems:
-        chain = resolved(system.chain, roles, policies)
-        for depth in range(1, len(chain) + 1):
-            needed[chain[:depth]] = max(needed.get(chain[:depth], 0), system.passes)
+    needed = needed_passes(systems, team.pipeline.names, team.policies)
     size = min(team.sampler.batch, len(questions))
     team = dataclasses.replace(team, sampler=dataclasses.replace(team.sampler, batch=size))
     for seed in range(seeds):
         draws = [
             draw
             for chain in sorted(needed, key=len)
-            if chain[-1] != SILENT
             for draw in _missing(
                 chain, needed[chain], team.votes, questions, store.samples(seed, chain), size
             )

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Int
 from upath import UPath
 
@@ -180,6 +181,19 @@ def read_samples(file: UPath) -> pa.Table:
             f"{file} lacks the seconds of its sampling; delete it, and it is sampled again"
         ) from None
     return table
+
+
+def count_samples(file: UPath) -> tuple[int, float]:
+    """The completions in a file of samples, and the seconds of sampling them. Reads no text.
+
+    Raises UserError when the file cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            found = pq.read_metadata(opened)
+        return found.num_rows, float(found.metadata[_SECONDS])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as samples: {error}") from None
 
 
 def _take(samples: Samples, table: pa.Table) -> None:

@@ -12,12 +12,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, NamedTuple
 
 from upath import UPath
 
 from malt_jax.errors import UserError
-from malt_jax.files import in_bucket, reached, write_atomically
+from malt_jax.files import in_bucket, modified, reached, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,44 @@ _BEAT = 10.0
 """Seconds between two rewrites of a bucket's lock."""
 _SILENCE = 45.0
 """Seconds without a rewrite after which the holder counts as dead."""
+_ATTEMPTS = 5
+"""Attempts to take a disk's lock."""
 _SETTLED = 5.0
 """Seconds in which all processes that saw the same dead holder have acted."""
+
+
+class Holder(NamedTuple):
+    """The process that has a directory open, or had it last."""
+
+    name: str
+    """Such as "process 7 on HOST"; "" where there never was one."""
+    holds: bool | None
+    """None: it may, on another machine whose file locks are not seen here."""
+
+
+def holder(directory: UPath) -> Holder:
+    """The process that has a run's directory open. Another process may ask at any time.
+
+    Raises OSError when the lock cannot be read.
+    """
+    file = directory / LOCK_FILE
+    if in_bucket(directory):
+        try:
+            name = _holder(file.read_bytes().decode(errors="replace"))
+            return Holder(name, time.time() - modified(file) <= _SILENCE)
+        except FileNotFoundError:
+            return Holder("", False)
+    try:
+        descriptor = os.open(str(file), os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return Holder("", False)
+    with os.fdopen(descriptor, errors="replace") as lock:
+        name = _holder(lock.read(200))
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Holder(name, True)
+    return Holder(name, False if name.endswith(f" on {platform.node()}") else None)
 
 
 def always_held() -> None:
@@ -51,10 +87,8 @@ def locked(directory: UPath) -> Iterator[Callable[[], None]]:
         return
     with _opened(directory / LOCK_FILE) as lock:
         # The system drops the lock with the process, so one that died leaves none.
-        try:
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _in_use(directory, lock.read().strip()) from None
+        if not _taken(lock):
+            raise _in_use(directory, lock.read().strip())
         lock.truncate()
         lock.write(f"{_this_process()}\n")
         lock.flush()
@@ -70,6 +104,17 @@ def _opened(file: UPath) -> IO[str]:
         if error.errno != errno.ELOOP:
             raise
         raise UserError(f"{file} is a symbolic link: remove it") from None
+
+
+def _taken(lock: IO[str]) -> bool:
+    """Locks a file for this process alone, unless another one has it."""
+    for _ in range(_ATTEMPTS):
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)  # `holder` takes it for a moment
+    return False
 
 
 class _Lease:
