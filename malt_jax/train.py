@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from upath import UPath
+
 from malt_jax.command import add_options, command
 from malt_jax.config import QUICKSTART, load_config
-from malt_jax.files import location
+from malt_jax.files import location, reached
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.train") -> None:
@@ -21,8 +23,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
     parser.add_argument(
         "--config",
         type=Path,
-        default=QUICKSTART,
-        help="YAML file with options (default: the embedded model on generated riddles)",
+        help="YAML file with options (default: those of the run of --trees, or else the embedded"
+        " model on generated riddles)",
     )
     parser.add_argument(
         "--run-dir",
@@ -53,7 +55,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
     from malt_jax.runs.metrics import read_metrics
     from malt_jax.viewer.page import write_report
 
-    config = load_config(options.config, options.overrides)
+    file = options.config or _config_file(options.run_dir, options.trees)
+    config = load_config(file, options.overrides)
     facts = {**start_facts(config, options.run_dir), "--trees": str(options.trees)}
     with joined(config.processes, facts):
         with open_run(options.run_dir, config) as directory:
@@ -67,6 +70,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
             console.print(f"everything is in {options.run_dir}, {where}", soft_wrap=True)
             page = write_report(options.run_dir)
             console.print(f"to look at its trees, open {page} in a browser", soft_wrap=True)
+
+
+def _config_file(run: UPath, trees: UPath | None) -> UPath | Path:
+    """The options to begin with: of the run that has the trees, where there is one."""
+    from malt_jax.runs.directory import CONFIG_FILE, RunDirectory
+
+    if trees is None:
+        return QUICKSTART
+    with reached(trees):
+        if not trees.exists() and (run / CONFIG_FILE).exists():  # its trees are here already
+            return run / CONFIG_FILE
+    return RunDirectory.read(trees).path / CONFIG_FILE
 
 
 if __name__ == "__main__":

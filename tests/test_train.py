@@ -157,6 +157,30 @@ def test_sigterm_ends_training_when_its_batch_is_kept(
     assert kept == ["batch-00000.parquet"]
 
 
+def test_trees_of_another_run_come_with_its_options(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_trees(*_: object) -> None:
+        raise AssertionError("trees are sampled")
+
+    monkeypatch.setattr(malt_round, "expand", no_trees)
+    source, new = Path(shutil.copytree(run, tmp_path / "source")), tmp_path / "new"
+    shutil.rmtree(source / "evaluation")
+    arguments = ["--run-dir", str(new), "--trees", str(source), "training.dpo_roles=[refiner]"]
+    train.main(arguments)
+    content, earlier = results(new), results(run)
+    assert content.pop("trees_from") == str(source)
+    assert content["config"] != earlier["config"]
+    assert content["config"]["task"] == earlier["config"]["task"]
+    assert content["systems"]["star-ma"] == earlier["systems"]["star-ma"]
+    shutil.rmtree(source)
+    shutil.rmtree(new / "round-0/refiner/dpo")
+    train.main(arguments)
+    assert results(new)["systems"] == content["systems"]
+    with pytest.raises(UserError, match="is no run directory"):
+        train.main(["--run-dir", str(tmp_path / "other"), "--trees", str(source)])
+
+
 def test_another_configuration_is_refused_and_named(copy: Path) -> None:
     before = (copy / "results.json").read_bytes()
     with pytest.raises(UserError, match=r"sampling\.temperature: 1\.0 -> 0\.9"):

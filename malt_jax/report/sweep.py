@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from malt_jax.report.table import Table, accuracy, difference, formatted, markdown_document
@@ -21,7 +21,7 @@ def sweep_table(content: Mapping[str, Any]) -> Table:
     options = list(settings[0][1]["options"])
     stages = list(dict.fromkeys(_objective(s) for _, each in settings for s in each["training"]))
     headings = [
-        *(options or ["setting"]),
+        *(_short_names(options) or ["setting"]),
         f"{judged_by} %",
         "from the best, points",
         *(f"{name} %" for name in systems if name != judged_by),
@@ -61,10 +61,22 @@ def _row(
         *([str(value) for value in options.values()] or [name]),
         accuracy(systems[judged_by]),
         difference(setting["from_best"]),
-        *(accuracy(system) for other, system in systems.items() if other != judged_by),
+        *(
+            f"{100 * system['accuracy']:.1f}"
+            for other, system in systems.items()
+            if other != judged_by
+        ),
         *(of_roles(stage, "updates", "d") for stage in stages),
         *(of_roles(stage, _MARGIN, ".3f") for stage in stages),
     )
+
+
+def _short_names(options: Sequence[str]) -> list[str]:
+    """The last part of each option's name, or the whole name where another option ends so too."""
+    last = [name.rpartition(".")[2] for name in options]
+    return [
+        short if last.count(short) == 1 else name for name, short in zip(options, last, strict=True)
+    ]
 
 
 def _objective(stage: str) -> str:
