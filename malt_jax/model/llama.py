@@ -77,6 +77,7 @@ class Attention(nn.Module):
         ancestors: Sequence[Ancestor],
         lengths: Sequence[Int[Array, "..."]],
         window: Int[Array, ""] | None = None,
+        first_row: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "*tokens D"], list[KeysAndValues]]:
         config = self.model.config
         kv_heads, group, width = config.num_kv_heads, config.queries_per_kv_head, config.head_dim
@@ -84,7 +85,7 @@ class Attention(nn.Module):
 
         def project(name: str, heads: int, axis: str) -> list[Array]:
             axes, bias = (axis, "embed"), config.attention_bias
-            y = Linear(self.model, heads * width, axes, bias, name=name)(x)
+            y = Linear(self.model, heads * width, axes, bias, name=name)(x, first_row)
             levels = split_levels(y, [turn.cos.shape[:-1] for turn in rotations])
             split = [level.reshape(*level.shape[:-1], heads, width) for level in levels]
             if not config.qk_norm or name == "v":
@@ -110,7 +111,7 @@ class Attention(nn.Module):
             cached.append((keys, values))
             above.append(Ancestor(keys, values, valid))
         output = Linear(self.model, config.d_model, ("embed", "heads"), name="o")
-        return output(join_levels(results)), cached
+        return output(join_levels(results), first_row), cached
 
 
 class MLP(nn.Module):
@@ -119,12 +120,14 @@ class MLP(nn.Module):
     model: Llama
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
+    def __call__(
+        self, x: Float[Array, "*tokens D"], first_row: Int[Array, ""] | None = None
+    ) -> Float[Array, "*tokens D"]:
         config = self.model.config
-        gate = Linear(self.model, config.d_ff, ("mlp", "embed"), name="gate")(x)
-        up = Linear(self.model, config.d_ff, ("mlp", "embed"), name="up")(x)
+        gate = Linear(self.model, config.d_ff, ("mlp", "embed"), name="gate")(x, first_row)
+        up = Linear(self.model, config.d_ff, ("mlp", "embed"), name="up")(x, first_row)
         down = Linear(self.model, config.d_model, ("embed", "mlp"), name="down")
-        return down(_ACTIVATIONS[config.activation](gate) * up)
+        return down(_ACTIVATIONS[config.activation](gate) * up, first_row)
 
 
 class LayerInputs(NamedTuple):
@@ -153,6 +156,7 @@ class Block(nn.Module):
         rotations: Sequence[Rotation],
         lengths: Sequence[Int[Array, "..."]],
         layer: LayerInputs = _ALIKE,
+        first_row: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "*tokens D"], list[KeysAndValues]]:
         if layer.rotation is not None:
             rotations = jax.tree.map(lambda kinds: kinds[layer.rotation], list(rotations))
@@ -162,10 +166,11 @@ class Block(nn.Module):
         ]
         normed = RMSNorm(self.model, name="attention_norm")(x)
         attention = Attention(self.model, name="attention")
-        mixed, kv = attention(normed, rotations, ancestors, lengths, layer.window)
+        mixed, kv = attention(normed, rotations, ancestors, lengths, layer.window, first_row)
         x = x + self._post_norm("attention_post_norm", mixed)
         normed = RMSNorm(self.model, name="mlp_norm")(x)
-        return x + self._post_norm("mlp_post_norm", MLP(self.model, name="mlp")(normed)), kv
+        mixed = MLP(self.model, name="mlp")(normed, first_row)
+        return x + self._post_norm("mlp_post_norm", mixed), kv
 
     def _post_norm(self, name: str, y: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
         return RMSNorm(self.model, name=name)(y) if self.model.config.post_norms else y
@@ -190,7 +195,7 @@ class Decoder(nn.Module):
             block,
             variable_axes={"params": 0, "adapter": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0, nn.broadcast),
             length=model.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(model)
@@ -200,6 +205,7 @@ class Decoder(nn.Module):
         self,
         segments: Sequence[tuple[Int[Array, "..."], Int[Array, "..."]]],
         ancestors: Sequence[Level] = (),
+        first_row: Int[Array, ""] | None = None,
     ) -> tuple[list[Float[Array, "... D"]], list[Level]]:
         """See `forward_levels`."""
         model = self.model
@@ -223,6 +229,7 @@ class Decoder(nn.Module):
             rotations,
             valid,
             layers,
+            first_row,
         )
         hidden = split_levels(self.norm(x), [tokens.shape for tokens, _ in segments])
         levels = []
@@ -317,6 +324,7 @@ def forward_levels(
     ancestors: Sequence[Level] = (),
     *,
     dropout_key: Key[Array, ""] | None = None,
+    first_row: Int[Array, ""] | None = None,
 ) -> tuple[list[Float[Array, "... D"]], list[Level]]:
     """Runs the tokens of consecutive levels, given the levels above them.
 
@@ -327,12 +335,14 @@ def forward_levels(
     ancestors:   the levels above, outermost first; the node axes of each are a prefix of those
                  below. Positions of a node follow its ancestors' valid tokens.
     dropout_key: switches the adapter's dropout on.
+    first_row:   place of the first row in the whole batch; only dropout depends on it.
 
     Returns, for each level, the final hidden states (normed, the input of `next_logits`),
     [*tree, T, D], and its cache. Outputs at padding are finite and without meaning.
     """
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    result: Any = Decoder(model).apply(variables, list(segments), tuple(ancestors), rngs=rngs)
+    levels = list(segments), tuple(ancestors)
+    result: Any = Decoder(model).apply(variables, *levels, first_row, rngs=rngs)
     return result
 
 

@@ -33,6 +33,8 @@ class Linear(nn.Module):
     layout). The adapter is a variable collection of its own, "adapter", so that it can be exchanged
     and trained without touching the base. Dropout acts iff a "dropout" key is given.
 
+    first_row: see `dropout`.
+
     An adapter may hold a third array, "rows", [B, R]: factors of the R low-rank activations of each
     row of the batch. `select_adapters` uses it to give every row another adapter.
     """
@@ -44,7 +46,9 @@ class Linear(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*tokens in"]) -> Float[Array, "*tokens out"]:
+    def __call__(
+        self, x: Float[Array, "*tokens in"], first_row: Int[Array, ""] | None = None
+    ) -> Float[Array, "*tokens out"]:
         dtype, mesh, lora = self.model.dtype, self.model.mesh, self.model.lora
         initial = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
         shape = (self.features, x.shape[-1])
@@ -56,13 +60,13 @@ class Linear(nn.Module):
             bias = parameter(self, "bias", zeros, self.axes[:1], shape[:1], dtype)
             y = y + jnp.broadcast_to(bias.astype(dtype), y.shape)
         if lora is not None and self.name in lora.targets:
-            y = y + self._low_rank(x, lora)
+            y = y + self._low_rank(x, lora, first_row)
         # Activations are not split along the model's width: "fsdp" splits their batch instead.
         features = None if self.axes[0] == "embed" else self.axes[0]
         return constrain(mesh, y, activation_axes(y.ndim, features))
 
     def _low_rank(
-        self, x: Float[Array, "*tokens in"], lora: LoraConfig
+        self, x: Float[Array, "*tokens in"], lora: LoraConfig, first_row: Int[Array, ""] | None
     ) -> Float[Array, "*tokens out"]:
         dtype = self.model.dtype
         out_axis, in_axis = self.axes
@@ -76,7 +80,9 @@ class Linear(nn.Module):
         a = self._adapter("a", initial_a, ("rank", in_axis), (lora.rank, x.shape[-1]))
         b = self._adapter("b", jnp.zeros, (out_axis, "rank"), (self.features, lora.rank))
         if self.has_rng("dropout") and lora.dropout > 0:
-            x = dropout(x, lora.dropout, self.make_rng("dropout"))
+            # The root level has no rows: all micro-batches share its mask.
+            row = first_row if x.ndim > 2 else None
+            x = dropout(x, lora.dropout, self.make_rng("dropout"), row)
         a = all_gather(self.model.mesh, a, P("rank", in_axis))
         b = all_gather(self.model.mesh, b, P(out_axis, "rank"))
         low = _product(x, a.astype(dtype))
@@ -99,8 +105,16 @@ def activation_axes(rank: int, features: str | None = None) -> P:
     return P("batch" if rank > 2 else None, *[None] * (rank - 2), features)
 
 
-def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""]) -> Float[Array, "*shape"]:
+def dropout(
+    x: Float[Array, "*shape"],
+    rate: float,
+    key: Key[Array, ""],
+    first_row: Int[Array, ""] | None = None,
+) -> Float[Array, "*shape"]:
     """x with a share `rate` of its elements zeroed and the others divided by 1 - rate.
+
+    first_row: place of x's first row in the batch that x is a micro-batch of. With the key of the
+        batch its rows have the masks that they have there. None: x is the whole batch.
 
     The mask is a hash of an element's index and of the key: the integer mixer "lowbias32"
     (https://github.com/skeeto/hash-prospector), once for each word of the key. JAX's own generator
@@ -111,7 +125,9 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""]) -> Floa
     stride = 1
     for axis in reversed(range(x.ndim)):
         index += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride)
-        stride = stride * x.shape[axis] % 2**32
+        row, stride = stride, stride * x.shape[axis] % 2**32
+    if first_row is not None:
+        index += first_row.astype(jnp.uint32) * jnp.uint32(row)
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     hashed = _mix(_mix(index ^ first) ^ second)
     kept = hashed >= jnp.uint32(round(rate * 2**32))

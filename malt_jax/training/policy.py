@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from malt_jax.model.levels import Level
 from malt_jax.model.llama import (
@@ -72,8 +72,12 @@ class Policy:
         trainable: Params,
         batch: Batch,
         dropout_key: Array | None = None,
+        first_row: Int[Array, ""] | None = None,
     ) -> TokenScores:
         """Scores of every completion token, [B, n, T]; dropout acts iff a key is given.
+
+        first_row: place of a micro-batch's first row in its batch: with the key of the batch its
+            rows have the dropout masks that they have there.
 
         Gradients reach the levels above through their keys and values.
         """
@@ -89,7 +93,9 @@ class Policy:
             _, prefix = forward(self.model, variables, batch.prefix, length, dropout_key=keys[0])
             ancestors = [prefix]
         rows = [(batch.prompts, batch.prompt_lengths), (batch.inputs, batch.lengths)]
-        (_, hidden), _ = forward_levels(self.model, variables, rows, ancestors, dropout_key=keys[1])
+        (_, hidden), _ = forward_levels(
+            self.model, variables, rows, ancestors, dropout_key=keys[1], first_row=first_row
+        )
         return token_scores(
             logits_of,
             hidden,

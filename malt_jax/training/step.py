@@ -122,8 +122,9 @@ def train_step(
     """One AdamW update with the batch's mean gradient, to which that of other rows is added.
 
     Gradient accumulation: the batch is cut into micro-batches of `micro_batch_size` rows, whose
-    gradients are added with their weights in the whole batch. One compiled program serves every
-    role and stage of the same shapes.
+    gradients are added with their weights in the whole batch. Dropout masks depend on a row's place
+    in the batch, so every size gives the same update, up to the rounding of sums. One compiled
+    program serves every role and stage of the same shapes.
 
     others: of `batch_gradient`, with a "loss" that is added too.
 
@@ -179,12 +180,14 @@ def _mean_gradient(
         lambda x: x.reshape(rows // micro, micro, *x.shape[1:]), batch.replace(prefix=None)
     )
     pieces = constrain(mesh, pieces, P(None, "batch"))
-    keys = jax.random.split(key, rows // micro)
+    starts = jnp.arange(0, rows, micro, dtype=jnp.int32)
+    # Split once, so that whole batches keep the masks that they have always had.
+    dropout_key = jax.random.split(key, 1)[0] if objective.dropout else None
     count = objective.count(batch)
 
-    def loss_of(trainable: Params, piece: Batch, key: Array) -> tuple[Array, Metrics]:
+    def loss_of(trainable: Params, piece: Batch, first_row: Array) -> tuple[Array, Metrics]:
         piece = piece.replace(prefix=batch.prefix)
-        scores = policy.score(base, trainable, piece, key if objective.dropout else None)
+        scores = policy.score(base, trainable, piece, dropout_key, first_row)
         sums = objective.sums(scores, piece)
         return sums["loss"] / count, sums
 
@@ -195,10 +198,10 @@ def _mean_gradient(
         return constrain(mesh, added, (policy.spec, P())), None
 
     gradient = jax.grad(loss_of, has_aux=True)
-    first = jax.tree.map(lambda x: x[0], (pieces, keys))
+    first = jax.tree.map(lambda x: x[0], (pieces, starts))
     shapes = jax.eval_shape(gradient, trainable, *first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (grads, sums), _ = jax.lax.scan(add_piece, zeros, (pieces, keys))
+    (grads, sums), _ = jax.lax.scan(add_piece, zeros, (pieces, starts))
     return grads, objective.means(sums, count)
 
 

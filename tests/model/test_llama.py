@@ -232,6 +232,14 @@ def test_the_number_of_parameters_is_that_of_the_arrays() -> None:
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == config.num_parameters
 
 
+def test_a_part_of_a_batch_has_the_mask_of_its_rows() -> None:
+    x, key = jnp.ones((6, 5, 7)), jax.random.key(3)
+    whole = dropout(x, 0.5, key)
+    for start in (0, 2, 4):
+        part = dropout(x[start : start + 2], 0.5, key, jnp.int32(start))
+        np.testing.assert_array_equal(part, whole[start : start + 2])
+
+
 def test_dropout_keeps_a_share_at_random() -> None:
     x = jnp.full((7, 64, 129), 3.0)
     keys = jax.random.split(jax.random.key(0), 3)

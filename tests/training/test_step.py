@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jaxtyping import Array
 
 from malt_jax.config import LoraConfig, SftConfig
@@ -18,7 +19,14 @@ KEY = jax.random.key(0)
 
 
 def sft_batch() -> Batch:
-    return Batches(random_examples(3, completions=1), 4, seed=0).batch(0, 0)
+    """Three rows and one of padding; the prompts have a common beginning, a level of its own."""
+    examples = [
+        dataclasses.replace(example, prompt=[*range(16)] * 4 + [*example.prompt])
+        for example in random_examples(3, completions=1)
+    ]
+    batch = Batches(examples, 4, seed=0).batch(0, 0)
+    assert batch.prefix.size
+    return batch
 
 
 def sft_step(
@@ -28,12 +36,18 @@ def sft_step(
     return train_step(policy, Sft(config), state, base, sft_batch(), StageInputs(STEPS, key))
 
 
-def test_accumulated_gradients_give_the_update_of_the_big_batch(lora: Policy, base: Params) -> None:
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+@pytest.mark.parametrize("micro", [1, 2])
+def test_accumulated_gradients_give_the_update_of_the_big_batch(
+    rate: float, micro: int, base: Params
+) -> None:
     # Adam hides the gradient's scale: hence the
     # gradient's norm, and rows of different lengths in the micro-batches.
+    lora = Policy(Llama(LLAMA, LoraConfig(rank=4, alpha=8.0, dropout=rate)), "lora")
     config = SftConfig(learning_rate=1e-2, batch_size=4, warmup_share=0.2)
+    in_pieces = dataclasses.replace(config, micro_batch_size=micro)
     whole, metrics = sft_step(lora, config, base, 2)
-    pieces, piece_metrics = sft_step(lora, dataclasses.replace(config, micro_batch_size=1), base, 2)
+    pieces, piece_metrics = sft_step(lora, in_pieces, base, 2)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
         (whole.trainable, metrics),
