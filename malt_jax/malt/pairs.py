@@ -17,6 +17,8 @@ from malt_jax.tasks.base import Task
 Rows = Sequence[tuple[Tree, tuple[RoleRows, ...]]]
 """The training rows of every role in every tree."""
 _LENGTHS = ("shorter", "equal", "longer")
+_SHOWN = 4
+"""Combinations of styles in a line of the log, the most frequent ones."""
 
 
 class PairFigures(NamedTuple):
@@ -39,12 +41,14 @@ class PairFigures(NamedTuple):
         """One line, for the log, about at least one pair."""
         lengths = ", ".join(f"{name} {count}" for name, count in self.lengths.items())
         line = f"{100 * (self.doubt or 0):.1f} % expected in the wrong order; chosen {lengths}"
-        styles = ", ".join(
-            f"{chosen} over {rejected} {count}"
+        ways = [
+            (count, f"{chosen} over {rejected} {count}")
             for chosen, counts in self.styles.items()
             for rejected, count in counts.items()
-        )
-        return f"{line}; {styles}" if styles else line
+        ]
+        most = sorted(ways, key=lambda way: -way[0])[:_SHOWN]
+        styles = [text for _, text in most] + ["..."] * (len(ways) > _SHOWN)
+        return f"{line}; {', '.join(styles)}" if styles else line
 
 
 def pair_figures(rows: Rows, depth: int, task: Task) -> PairFigures:
