@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from malt_jax.config import allowed, options
+from malt_jax.config import options
 from malt_jax.errors import Stopped, UserError, outcome
+from malt_jax.option_problems import allowed
 
 COMMON = (
     *("model.name", "task.name", "task.train", "task.test", "task.train_questions"),

@@ -10,7 +10,6 @@ the paper leaves a choice open, the help text says so.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
 import re
@@ -25,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from upath import UPath
 
 from malt_jax.errors import UserError
+from malt_jax.option_problems import LARGEST, explained, schemas_by_name
 from malt_jax.role_sections import SECTIONS, inherited, reduced
 from malt_jax.strict_yaml import dump_yaml, parse_yaml, read_yaml
 
@@ -34,13 +34,8 @@ LinearLayer = Literal["q", "k", "v", "o", "gate", "up", "down"]
 LINEAR_LAYERS: tuple[LinearLayer, ...] = typing.get_args(LinearLayer)
 TrackerName = Literal["auto", "jsonl", "tensorboard", "wandb", "trackio", "mlflow"]
 
-_LARGEST = 2**31 - 1
-Count = Annotated[int, Field(ge=1, le=_LARGEST)]
-Index = Annotated[int, Field(ge=0, le=_LARGEST)]
-_TYPES = {"integer": "a whole number", "number": "a number", "string": "a text", "null": "null"}
-_TYPES |= {"boolean": "true or false", "object": "a section"}
-_BOUNDS = {"minimum": "{} or more", "exclusiveMinimum": "above {}", "maximum": "at most {}"}
-_BOUNDS |= {"exclusiveMaximum": "below {}", "pattern": "matching {}"}
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Index = Annotated[int, Field(ge=0, le=LARGEST)]
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -435,15 +430,7 @@ def load_config(file: Path | UPath | str | None = None, overrides: Sequence[str]
         # Where a role's options are those of all roles, the role has no section of its own.
         return _validated(plain(config)) if config.roles else config
     except pydantic.ValidationError as error:
-        found = error.errors()
-        known = {_problem_key(problem, problem["loc"]) for problem in found}
-        problems = [
-            _explained(problem, file, overrides)
-            for problem in found
-            # A role inherits wrong options too; they are reported once.
-            if problem["loc"][:1] != ("roles",)
-            or _problem_key(problem, problem["loc"][2:]) not in known
-        ]
+        problems = explained(error.errors(), options(), file, overrides)
     raise UserError("\n  ".join(problems if len(problems) == 1 else ["invalid options", *problems]))
 
 
@@ -501,77 +488,7 @@ def options() -> dict[str, Mapping[str, Any]]:
 
     "" is all, "0" any item of a list, and "ROLE" any role.
     """
-    whole = _CONFIG.json_schema()
-    found: dict[str, Mapping[str, Any]] = {}
-
-    def add(name: str, schema: Mapping[str, Any]) -> None:
-        section = schema.get("$ref", "").removeprefix("#/$defs/")
-        found[name] = schema = {**whole["$defs"].get(section, {}), **schema}
-        items = {"0": schema["items"]} if "items" in schema else {}
-        if isinstance(by_role := schema.get("additionalProperties"), dict):
-            items = {"ROLE": by_role}
-        for key, inner in schema.get("properties", items).items():
-            add(f"{name}.{key}".lstrip("."), inner)
-
-    add("", whole)
-    return found
-
-
-def allowed(schema: Mapping[str, Any]) -> str:
-    """The values that a JSON schema allows, in words."""
-    if "anyOf" in schema:
-        return " or ".join(allowed(choice) for choice in reversed(schema["anyOf"]))
-    if "items" in schema:
-        return f"a list, each {allowed(schema['items'])}"
-    words = [" | ".join(schema.get("enum", [_TYPES[schema.get("type", "object")]]))]
-    words += [
-        text.format(schema[key])
-        for key, text in _BOUNDS.items()
-        if schema.get(key, _LARGEST) != _LARGEST
-    ]
-    return ", ".join(words)
-
-
-def _problem_key(problem: Mapping[str, Any], place: Sequence[int | str]) -> str:
-    """Equal for the same error in options at two places."""
-    value = None if problem["type"] == "value_error" else problem["input"]
-    return repr((place, problem["msg"], value))
-
-
-def _explained(problem: Mapping[str, Any], file: object, overrides: Sequence[str]) -> str:
-    """One line about an error of pydantic's: the option, what is wrong, and its source."""
-    name, kind = ".".join(map(str, problem["loc"])), problem["type"]
-    general = _general(problem["loc"])
-    if kind == "unexpected_keyword_argument":
-        section, _, key = general.rpartition(".")
-        known = options()[section]["properties"]
-        close = difflib.get_close_matches(key, known)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(known)}"
-        message = f"no such option; {hint}"
-    elif kind == "value_error" and (
-        "properties" in options()[general] or general.startswith("roles.ROLE.")
-    ):
-        message = str(problem["ctx"]["error"])  # it names the option below this section, and values
-        return f"{name}.{message}".removeprefix(".")
-    elif kind in ("value_error", "json_invalid") or problem.get("ctx", {}).get("le") == _LARGEST:
-        message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    else:
-        value = "nothing" if kind == "missing" else repr(problem["input"])
-        message = f"must be {allowed(options()[general])}, got {value:.100}"
-    source = file
-    for override in overrides:
-        field = override.partition("=")[0]
-        if f"{name}.".startswith(f"{field}.") or field.startswith(f"{name}."):
-            source = f"option {override!r:.100}"
-    return f"{name}: {message}" + (f" (in {source})" if source is not None else "")
-
-
-def _general(place: Sequence[int | str]) -> str:
-    """The name that `options` has for an option, which `place` leads to."""
-    if place[:1] == ("roles",) and len(place) > 1:
-        # A role's sections are described once, as those of all roles.
-        place = place[2:] if len(place) > 3 else ("roles", "ROLE", *place[2:])
-    return ".".join("0" if isinstance(part, int) else part for part in place)
+    return schemas_by_name(_CONFIG.json_schema())
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -16,7 +16,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from malt_jax.config import allowed, options
+from malt_jax.config import options
+from malt_jax.option_problems import allowed
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "build" / "docs"

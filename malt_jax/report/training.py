@@ -23,6 +23,7 @@ _PANELS = {
     "loss": ("loss",),
     "reward margin": ("rewards/margins",),
     "rewards: chosen —, rejected - -": ("rewards/chosen", "rewards/rejected"),
+    "reference point of KTO": ("kl",),
     "pairs in the right order": ("rewards/accuracies",),
     "most probable tokens": ("mean_token_accuracy",),
 }
@@ -64,10 +65,10 @@ def training_table(content: Mapping[str, Any]) -> Table:
             )
         )
     headings = ("stage", "rows", "updates", "loss", "margin", "chosen", "rejected", "accuracy %")
-    notes = ["rows: for dpo, pairs. Means over the last 10 updates."]
+    notes = ["rows: for dpo, pairs; for kto, all completions. Means over the last 10 updates."]
     if any(row[4] for row in rows):
         notes.append(
-            "margin, chosen, rejected: implicit rewards, in nats, against the policy before dpo."
+            "margin, chosen, rejected: implicit rewards, in nats, against the start of the stage."
         )
     notes.append("accuracy: of tokens; for dpo, of pairs.")
     return Table.of("End of each training stage", headings, rows, " ".join(notes))
