@@ -30,6 +30,7 @@ COMMANDS = {
     "export": Command("malt_jax.export.__main__", "take the trained roles of a run elsewhere"),
     "serve": Command("malt_jax.serve", "answer over HTTP in the format of OpenAI's API"),
     "watch": Command("malt_jax.watch.__main__", "show how far a run is, from another terminal"),
+    "doctor": Command("malt_jax.doctor.__main__", "check the machine, the inputs, a run's files"),
     "plan": Command("malt_jax.plan", "estimate the memory and time that a run needs"),
     "report": Command("malt_jax.viewer.__main__", "write a run's trees and results as a page"),
     "grade": Command("malt_jax.grading.__main__", "judge a file of answers"),

@@ -146,6 +146,15 @@ def read_metrics(run: UPath) -> Curves:
     return {stage: sorted(records, key=lambda r: r["step"]) for stage, records in curves.items()}
 
 
+def damaged_lines(run: UPath) -> tuple[int, int]:
+    """The number of damaged lines of a run's metrics, and of all lines. The log names them."""
+    file = run / METRICS_FILE
+    with reached(run):
+        content = file.read_bytes() if file.exists() else b""
+    lines = len(content.splitlines())
+    return lines - sum(1 for _ in _whole_lines(content, file)), lines
+
+
 def last_values(curves: Curves) -> dict[str, dict[str, float | None]]:
     """The field `training` of results.json: updates of every stage, and its metrics at the end.
 

@@ -18,6 +18,7 @@ from malt_jax.runs.stage import MANIFEST, UNFINISHED, Manifest
 OPTIONS = (
     *("task.train_questions=10", "task.test_questions=5", "sampling.questions_per_batch=4"),
     *("training.dpo_roles=[]", "sft.batch_size=8", "sft.epochs=1"),
+    "sampling.max_tokens=48",
 )
 
 
