@@ -47,16 +47,20 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
 
     from malt_jax.distributed.processes import is_coordinator, joined
     from malt_jax.evaluation.results import RESULTS_FILE
+    from malt_jax.malt.reuse import require_same_options
     from malt_jax.report.tables import markdown, print_table
     from malt_jax.report.training import write_curves
     from malt_jax.run import run
     from malt_jax.runs.agreement import start_facts
-    from malt_jax.runs.directory import open_run
+    from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run
     from malt_jax.runs.metrics import read_metrics
     from malt_jax.viewer.page import write_report
 
     file = options.config or _config_file(options.run_dir, options.trees)
     config = load_config(file, options.overrides)
+    if options.trees is not None and not (options.run_dir / CONFIG_FILE).exists():
+        # Before the directory is made, so that it can be used once the options are right.
+        require_same_options(RunDirectory.read(options.trees), config)
     facts = {**start_facts(config, options.run_dir), "--trees": str(options.trees)}
     with joined(config.processes, facts):
         with open_run(options.run_dir, config) as directory:

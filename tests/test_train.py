@@ -173,6 +173,9 @@ def test_trees_of_another_run_come_with_its_options(
     assert content["config"] != earlier["config"]
     assert content["config"]["task"] == earlier["config"]["task"]
     assert content["systems"]["star-ma"] == earlier["systems"]["star-ma"]
+    with pytest.raises(UserError, match=r"sampling\.top_p: 1\.0 -> 0\.5"):
+        train.main(["--run-dir", str(tmp_path / "other"), *arguments[2:], "sampling.top_p=0.5"])
+    assert not (tmp_path / "other").exists()
     shutil.rmtree(source)
     shutil.rmtree(new / "round-0/refiner/dpo")
     train.main(arguments)

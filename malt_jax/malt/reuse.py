@@ -87,6 +87,11 @@ def tree_differences(there: Config, here: Config) -> list[str]:
     return [line for line in diff(there, here) if not _is_free(line.partition(":")[0])]
 
 
+def require_same_options(earlier: RunDirectory, config: Config) -> None:
+    """Raises UserError, which names every option that changes trees and differs from a run's."""
+    _require_none(tree_differences(earlier.config, config), earlier)
+
+
 def _require_equal(earlier: RunDirectory, config: Config, inputs: dict[str, str]) -> None:
     """Raises UserError, which names every difference that changes trees."""
     file = earlier.path / TREES / INPUTS
@@ -97,6 +102,10 @@ def _require_equal(earlier: RunDirectory, config: Config, inputs: dict[str, str]
         for name, value in inputs.items()
         if stored.get(name, value) != value
     ]
+    _require_none(differences, earlier)
+
+
+def _require_none(differences: list[str], earlier: RunDirectory) -> None:
     if differences:
         raise UserError(
             f"the trees of {earlier.path} are not those that this run would sample (there -> here):"
