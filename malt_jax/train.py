@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from upath import UPath
 
 from malt_jax.command import add_options, command
 from malt_jax.config import QUICKSTART, load_config
+from malt_jax.errors import UserError
 from malt_jax.files import location, reached
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.train") -> None:
@@ -72,8 +76,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
             print_table(results, console)
             where = f"the figures in {RESULTS_FILE} and tables.md, the training curves in plots/"
             console.print(f"everything is in {options.run_dir}, {where}", soft_wrap=True)
-            page = write_report(options.run_dir)
-            console.print(f"to look at its trees, open {page} in a browser", soft_wrap=True)
+            try:
+                page = write_report(options.run_dir)
+            except UserError as error:
+                # The results are there; `malt report` writes the page again.
+                logger.warning("no report was written: %s", error)
+            else:
+                console.print(f"to look at its trees, open {page} in a browser", soft_wrap=True)
 
 
 def _config_file(run: UPath, trees: UPath | None) -> UPath | Path:
