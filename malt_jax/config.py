@@ -341,7 +341,9 @@ class Config:
     """One run, completely."""
 
     seed: int = _option(0, "every random number of the run is derived from it", ge=0, le=2**32 - 1)
-    rounds: Count = _option(1, "repetitions of: sample trees, assign credit, train")
+    rounds: Count = _option(
+        1, "repetitions of: sample trees with the final policies, assign credit, train"
+    )
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     pipeline: PipelineConfig = PipelineConfig()

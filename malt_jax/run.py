@@ -18,7 +18,7 @@ from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STAR, run_names
 from malt_jax.malt.experiment import Experiment, prepare, select_questions
 from malt_jax.malt.reuse import TREES, reuse_trees
-from malt_jax.malt.round import Trained, run_round, stage_names
+from malt_jax.malt.round import Trained, lineage, run_round, stage_names
 from malt_jax.malt.rows import row_counts
 from malt_jax.malt.stage import Records
 from malt_jax.malt.uncertainty import value_uncertainty
@@ -72,12 +72,14 @@ def run(config: Config, directory: RunDirectory, trees: UPath | None = None) -> 
     seconds = {name: round(directory.seconds(name), 3) for name in finished}
     for seed in range(seeds):
         seconds[f"{FOLDER}/seed-{seed}"] = round(store.seconds(seed), 3)
+    stages = lineage(directory, config)
     results = {
         "model": experiment.name,
         "task": task.name,
         **judged,
         **({"trees_from": source} if (source := stage_source(directory, TREES)) else {}),
         "rounds": counts,
+        "policies": {STAR: stages.sft, MALT: stages.final},
         "training": last_values(read_metrics(directory.path)),
         "values": {
             role: values._asdict() for role, values in zip(pipeline.names, uncertain, strict=False)

@@ -45,6 +45,10 @@ RESULTS: dict[str, Any] = {
             },
         }
     ],
+    "policies": {
+        "star": {"verifier": ["round-0/verifier/sft"]},
+        "malt": {"verifier": ["round-0/verifier/sft", "round-0/verifier/dpo"]},
+    },
     "seconds": {"round-0/trees": 1.5},
     "config": {"seed": 0, "rounds": 1, "model": {}, "task": {}},
     "versions": {"python": "3", "malt_jax": "1", "jax": "1", "flax": "1", "optax": "1"},
@@ -128,6 +132,9 @@ def test_good_results_pass() -> None:
         lambda r: r["rounds"][0]["verifier"]["pair_lengths"].pop("equal"),
         lambda r: r["rounds"][0]["verifier"]["pair_styles"]["full"].update(full=-1),
         lambda r: r.update(rounds=[]),
+        lambda r: r["policies"].update(sa={}),
+        lambda r: r["policies"]["star"].update(verifier=[]),
+        lambda r: r["policies"]["malt"].update(verifier=["verifier/dpo"]),
         lambda r: r["seconds"].update(trees="1 s"),
         lambda r: r["versions"].pop("jax"),
     ],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pyarrow.parquet as pq
@@ -14,11 +15,16 @@ import pytest
 
 import malt_jax
 from malt_jax import evaluate, solve, train
+from malt_jax.config import load_config
 from malt_jax.errors import Stopped, UserError
 from malt_jax.evaluation.systems import run_names
 from malt_jax.evaluation.systems import system as named_system
 from malt_jax.malt import round as malt_round
+from malt_jax.malt.experiment import prepare
+from malt_jax.malt.stage import train_stage
 from malt_jax.malt.tree import expand
+from malt_jax.runs.checkpoints import restore_tree
+from tests.training.small import same_bits
 
 ROLES = ("generator", "verifier", "refiner")
 SMALL = [
@@ -216,15 +222,47 @@ def test_full_fine_tuning_runs_through_the_same_loop(tmp_path: Path) -> None:
     assert set(results(directory)["systems"]) == set(run_names(ROLES, 3))
 
 
-def test_two_rounds_build_on_each_other(tmp_path: Path) -> None:
+def test_two_rounds_build_on_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "run"
+    starts: dict[str, Any] = {}
+    sampled: list[Any] = []
+
+    def note_start(name: str, *arguments: Any) -> Any:
+        starts[name] = arguments[3]
+        return train_stage(name, *arguments)
+
+    def note_variables(sampler: Any, prompts: Any, variables: Any, *rest: Any) -> Any:
+        sampled.append(variables)
+        return expand(sampler, prompts, variables, *rest)
+
+    monkeypatch.setattr(malt_round, "train_stage", note_start)
+    monkeypatch.setattr(malt_round, "expand", note_variables)
     start(directory, "rounds=2", "task.test_questions=4", "task.train_questions=4")
-    assert len(results(directory)["rounds"]) == 2
-    first, second = (
-        pq.read_table(directory / f"round-{n}/trees/batch-00000.parquet").column("text")
-        for n in (0, 1)
-    )
-    assert first != second
+
+    experiment = prepare(load_config(directory / "config.yaml"))
+
+    def left_by(stage: str) -> Any:
+        return restore_tree(directory / stage / "weights", experiment.policy.like())
+
+    # The verifier has DPO: SFT goes on from SFT, and DPO from SFT of its own round.
+    sft, dpo = left_by("round-0/verifier/sft"), left_by("round-0/verifier/dpo")
+    assert not same_bits(sft, dpo)
+    assert same_bits(starts["round-0/verifier/dpo"], sft)
+    assert same_bits(starts["round-1/verifier/sft"], sft)
+    assert same_bits(starts["round-1/verifier/dpo"], left_by("round-1/verifier/sft"))
+    # The first trees are the base model's, the second ones those of the final policies.
+    with experiment.sampling_weights() as weights:
+        assert len(sampled) == 2
+        assert same_bits(sampled[0][1], weights.of(None))
+        assert same_bits(sampled[1][1], weights.of(dpo))
+    content = results(directory)
+    assert len(content["rounds"]) == 2
+    stages = [f"round-{number}/verifier/sft" for number in (0, 1)]
+    assert content["policies"]["star"]["verifier"] == stages
+    assert content["policies"]["malt"]["verifier"] == [*stages, "round-1/verifier/dpo"]
+    assert content["policies"]["malt"]["generator"] == content["policies"]["star"]["generator"]
+    schema = json.loads((Path(malt_jax.__file__).parent / "results_schema.json").read_text())
+    jsonschema.validate(json.loads((directory / "results.json").read_text()), schema)
 
 
 def test_solve_prints_every_role_and_the_answer(

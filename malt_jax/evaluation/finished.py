@@ -179,7 +179,7 @@ def _training(run: UPath, trained: Config, evaluated: Config) -> dict[str, Any]:
     """The parts of the training's results that belong to this evaluation too."""
     try:
         earlier: Mapping[str, Any] = json.loads((run / RESULTS_FILE).read_text())
-        kept = {name: earlier[name] for name in ("rounds", "values") if name in earlier}
+        kept = {name: earlier[name] for name in ("rounds", "policies", "values") if name in earlier}
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{run / RESULTS_FILE} cannot be read: {error}") from None
     if training := last_values(read_metrics(run)):

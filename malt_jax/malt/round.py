@@ -9,7 +9,9 @@ With `training.on_policy_pairs` the SFT policies sample trees again before DPO a
 It differs from the paper as follows:
 
 - The paper samples trees once, from the base model. With `rounds` above 1 the trees of a later
-  round are sampled with the adapters of the one before, and training goes on from these.
+  round are sampled with the final policies of the one before. SFT of a round starts from SFT of the
+  one before, so STaR's policies are SFT alone, and the objectives after it start from SFT of their
+  own round, as in the paper's one round.
 - SFT rows are all correct nodes, as in algorithm 1; section 4.3 takes only those that occur in a
   pair (`credit.sft_rows=paired`).
 - Equal completions of one prompt give one training row. They all count for the values.
@@ -123,7 +125,8 @@ def run_round(
     questions: Sequence[Question],
     before: Trained,
 ) -> tuple[Trained, Float[np.ndarray, "Q *n"]]:
-    """Samples trees with the weights `before`, and trains every role on them.
+    """Samples trees with the final weights `before`, and trains every role from its weights after
+    SFT: first SFT on the trees, then each further objective from what the stage before it left.
 
     Stages that have finished are read. Returns the new weights and the rewards of all leaves of the
     first trees.
@@ -132,10 +135,12 @@ def run_round(
     directory = records.directory
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _TRAINING), number)
     after = Trained(dict(before.sft), dict(before.final))
+    current = dict(before.sft)
     rewards = []
     for trees_name, rows_name, stages, draw in phases(config, number):
         tree_key = functools.reduce(jax.random.fold_in, draw, key)
-        trees = _trees(experiment, config, directory, trees_name, questions, after, tree_key)
+        sampled = current if draw else before.final
+        trees = _trees(experiment, config, directory, trees_name, questions, sampled, tree_key)
         if not directory.is_done(rows_name):
             records.metrics.table(trees_name, number, tree_table(trees, config.tracking.trees))
         rows = [(tree, _credit(tree, config, _seed(config, number, *draw))) for tree in trees]
@@ -148,7 +153,7 @@ def run_round(
                 message = objective.missing.format(role=role)
                 logger.warning("%s: %s; it keeps its weights", name, message)
                 continue
-            start = after.final.get(role)
+            start = current.get(role)
             if start is None:
                 start = policy.init(base, jax.random.fold_in(key, depth))
             if directory.is_done(name):
@@ -159,6 +164,7 @@ def run_round(
                 seed = _seed(config, number, depth, order)
                 batches = stage_batches(name, objective, experiment, rows, depth, seed)
                 weights = train_stage(name, objective, policy, base, start, batches, records)
+            current[role] = weights
             after.keep(role, objective, weights)
     return after, rewards[0]
 
@@ -197,6 +203,33 @@ def restore_trained(directory: RunDirectory, config: Config, like: Params) -> Tr
     return found
 
 
+class Lineage(NamedTuple):
+    """The training stages that a role's weights have passed through, in order, by role."""
+
+    sft: dict[str, list[str]]
+    """Of the weights after SFT."""
+    final: dict[str, list[str]]
+    """Of the final weights."""
+
+
+def lineage(directory: RunDirectory, config: Config) -> Lineage:
+    """The finished training stages of a run as the policies of its roles have passed through them.
+
+    Untrained roles have no entry.
+    """
+    found = Lineage({}, {})
+    for number in range(config.rounds):
+        for role in config.pipeline.names:
+            current = found.sft.get(role, [])
+            for objective in objectives(config, role):
+                name = training_stage(number, role, objective)
+                if directory.is_done(name):
+                    found.final[role] = current = [*current, name]
+                    if objective.name == Sft.name:
+                        found.sft[role] = current
+    return found
+
+
 def _credit(tree: Tree, config: Config, seed: int) -> tuple[RoleRows, ...]:
     ids = [question.id for question in tree.questions]
     configs = [config.of_role(role).credit for role in tree.roles]
@@ -215,10 +248,13 @@ def _trees(
     directory: RunDirectory,
     name: str,
     questions: Sequence[Question],
-    before: Trained,
+    trained: dict[str, Params],
     key: Key[Array, ""],
 ) -> list[Tree]:
-    """The graded trees of all questions, batch by batch, which the stage `name` holds."""
+    """The graded trees of all questions, batch by batch, which the stage `name` holds.
+
+    trained: the weights that they are sampled with; roles without an entry are the base model.
+    """
     pipeline, task = experiment.pipeline, experiment.task
     size = config.sampling.questions_per_batch
     batches = {
@@ -229,7 +265,7 @@ def _trees(
         folder = directory.finished(name)
         return [_read(folder / file, asked, pipeline) for file, asked in batches.items()]
     with experiment.sampling_weights() as weights:
-        variables = [weights.of(before.final.get(role)) for role in pipeline.names]
+        variables = [weights.of(trained.get(role)) for role in pipeline.names]
 
         def sample(asked: Sequence[Question]) -> Tree:
             completions = expand(
