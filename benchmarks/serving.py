@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from openai import OpenAI
 
 
-def ask(client: OpenAI, model: str, seed: int, new: int) -> int:
+def ask(client: OpenAI, model: str, text: str, seed: int, new: int) -> int:
     """The tokens of one reply."""
     reply = client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": f"What is {seed} * 7?"}],
+        messages=[{"role": "user", "content": text}],
         seed=seed,
         max_tokens=new,
     )
@@ -28,7 +28,8 @@ def ask(client: OpenAI, model: str, seed: int, new: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
-    parser.add_argument("--models", nargs="+", default=["generator", "verifier", "refiner", "base"])
+    parser.add_argument("--models", nargs="+", default=["malt"], help="asked in turn")
+    parser.add_argument("--question", default="What is 12 * 7?")
     parser.add_argument("--requests", nargs="+", type=int, default=[1, 50], help="at once")
     parser.add_argument("--new", type=int, default=48, help="limit of tokens")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
@@ -42,7 +43,10 @@ def main() -> None:
                 while True:
                     models = options.models * count
                     jobs = [
-                        pool.submit(ask, client, models[n], finished + n, options.new)
+                        pool.submit(
+                            *(ask, client, models[n], options.question),
+                            *(finished + n, options.new),
+                        )
                         for n in range(count)
                     ]
                     done = sum(job.result() for job in jobs)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import uvicorn
 from fastapi import FastAPI
 
@@ -53,7 +54,7 @@ def serve(source: Source, options: Options) -> None:
     Raises UserError when the port cannot be had, when the models cannot be loaded or have no room
     for the roles' prompts, and when memory does not suffice.
     """
-    with contextlib.closing(bind(options.host, options.port)) as listener:
+    with contextlib.closing(bind(options.host, options.port)) as listener, _ends_quietly():
         with answering(source, options) as (service, engine):
             server = create_server(create_app(service))
             # From another thread: uvicorn looks at this ten times a second.
@@ -147,6 +148,21 @@ def bind(host: str, port: int) -> socket.socket:
             " name another with --port, or 0 for one that is free"
         ) from None
     return listener
+
+
+@contextlib.contextmanager
+def _ends_quietly() -> Iterator[None]:
+    """Ends the process with status 0 on SIGTERM, while it loads or compiles too."""
+
+    def leave(*_: Any) -> None:
+        raise SystemExit
+
+    jax.devices()  # libtpu, where it is installed, handles signals from here on
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def create_server(app: FastAPI) -> uvicorn.Server:

@@ -63,6 +63,19 @@ def test_impossible_tokens_are_never_drawn() -> None:
     assert seen == {3, 129, 257}
 
 
+def test_rows_may_have_parameters_of_their_own() -> None:
+    """Each row is drawn as if its parameters were those of all rows."""
+    logits = jnp.asarray(np.random.default_rng(3).normal(size=(8, 300)) * 2, jnp.float32)
+    keys = jax.random.split(jax.random.key(1), 8)
+    own = [(0.0, 1.0, 0), (0.7, 1.0, 0), (1.0, 0.5, 0), (1.3, 1.0, 5), (1.0, 0.8, 20)] * 2
+    made = [SamplingParameters.create(*parameters) for parameters in own[:8]]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *made)
+    tokens, chosen = draw(logits, keys, stacked)
+    for row, parameters in enumerate(made):
+        of_all = draw(logits, keys, parameters)
+        assert tokens[row] == of_all[0][row] and chosen[row] == of_all[1][row]
+
+
 def test_settings_are_traced() -> None:
     logits, keys = jnp.zeros((2, 10)), jax.random.split(jax.random.key(0), 2)
     draw(logits, keys, SamplingParameters.create(1.0))

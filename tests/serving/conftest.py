@@ -16,9 +16,7 @@ from malt_jax.evaluation.source import Source
 from malt_jax.serving.app import create_app
 from malt_jax.serving.engine import Engine
 from malt_jax.serving.server import Options, answering, bind, create_server
-from tests.export.conftest import exported, make_run, run
-
-__all__ = ["exported", "run"]
+from tests.export.conftest import make_run
 
 
 class Served(NamedTuple):

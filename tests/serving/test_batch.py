@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from malt_jax.config import LoraConfig
-from malt_jax.model.llama import init_params
+from malt_jax.model.llama import Llama, Params, init_params
 from malt_jax.model.lora import join_adapters
 from malt_jax.sampling.completions import Finish
 from malt_jax.sampling.decode import node_keys
 from malt_jax.sampling.token import SamplingParameters
 from malt_jax.serving.batch import Batch, Job, Ticket, Weights, job_key
 from malt_jax.serving.slots import decode_slots
-from tests.model.small import nonzero_adapter, small_model
+from tests.model.small import MIXED, nonzero_adapter, small_model
 from tests.sampling.naive import decode_naively
 
 LORA = LoraConfig(rank=3, alpha=5.0, dropout=0.0)
@@ -72,12 +72,15 @@ def run(batch: Batch, asked: list[Asked]) -> None:
         batch.advance(waiting)
 
 
-def naive(jobs: list[Job]) -> list[tuple[list[int], int]]:
-    """The completions of jobs of one adapter, without slots, joined adapters or a cache."""
-    (adapter,) = {job.adapter for job in jobs}
-    model, variables = dataclasses.replace(MODEL, lora=None), {"params": BASE}
-    if adapter >= 0:
-        model, variables = MODEL, {"params": BASE, "adapter": ADAPTERS[adapter]}
+def of_adapter(adapter: int) -> tuple[Llama, Params]:
+    """The model of a job's adapter, and its variables."""
+    if adapter < 0:
+        return dataclasses.replace(MODEL, lora=None), {"params": BASE}
+    return MODEL, {"params": BASE, "adapter": ADAPTERS[adapter]}
+
+
+def naive(jobs: list[Job], model: Llama, variables: Params) -> list[tuple[list[int], int]]:
+    """The completions of jobs without slots, joined adapters or a cache."""
     keys = jnp.stack([job_key(KEY, jnp.asarray(np.array(j.path, np.uint32))) for j in jobs])
     parameters = SamplingParameters(
         *(jnp.array([job.temperature for job in jobs]), jnp.array([job.top_p for job in jobs])),
@@ -96,9 +99,17 @@ def test_slots_give_what_each_job_gives_alone_and_uncached() -> None:
     run(make_batch(), asked)
     for adapter in (-1, 0, 1):
         of_one = [one for one in asked if one.ticket.job.adapter == adapter]
-        want = naive([one.ticket.job for one in of_one])
+        want = naive([one.ticket.job for one in of_one], *of_adapter(adapter))
         assert [(one.ids, one.finish) for one in of_one] == want
     assert {one.finish for one in asked} == {Finish.STOP, Finish.LENGTH}
+
+
+def test_slots_know_sliding_windows() -> None:
+    model, params = small_model(config=MIXED)
+    asked = [Asked(make_job(number, adapter=-1, temperature=0.9)) for number in range(6)]
+    run(make_batch(weights=Weights(model, {"params": params})), asked)
+    want = naive([one.ticket.job for one in asked], model, {"params": params})
+    assert [(one.ids, one.finish) for one in asked] == want
 
 
 def test_a_job_does_not_depend_on_the_others_in_the_batch() -> None:

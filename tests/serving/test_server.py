@@ -1,5 +1,6 @@
 """Whole servers: what they serve, and how they begin and end."""
 
+import contextlib
 import os
 import re
 import signal
@@ -7,8 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -87,7 +89,9 @@ def _said(server: Served, model: str) -> tuple[str, ...]:
     return tuple(answer.choices[0].message.content for answer in answers)
 
 
-def test_a_process_answers_until_it_is_terminated() -> None:
+@contextlib.contextmanager
+def process() -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """`malt serve tiny` and its log."""
     server = subprocess.Popen(
         [sys.executable, "-m", "malt_jax", "serve", "tiny", "--port", "0", "--slots", "2"],
         stderr=subprocess.PIPE,
@@ -96,22 +100,40 @@ def test_a_process_answers_until_it_is_terminated() -> None:
     )
     assert server.stderr is not None
     try:
-        lines = []
-        for line in server.stderr:
-            lines.append(line)
-            if found := re.search(r"(http://127\.0\.0\.1:\d+/v1) answers as malt, gen", line):
-                break
-        else:
-            raise AssertionError("".join(lines))
-        body = {"model": "malt", "messages": [{"role": "user", "content": QUESTION}]}
-        response = httpx.post(f"{found[1]}/chat/completions", json=body, timeout=60)
-        assert response.status_code == 200
-        server.send_signal(signal.SIGTERM)
-        rest = server.stderr.read()
-        assert server.wait(timeout=60) == 0
-        assert rest.endswith("INFO stopped\n") and "Traceback" not in rest
+        yield server, server.stderr
     finally:
         server.kill()
+
+
+def wait_for(pattern: str, log: IO[str]) -> re.Match[str]:
+    """The first match in the log, which has to come."""
+    lines = []
+    for line in log:
+        lines.append(line)
+        if found := re.search(pattern, line):
+            return found
+    raise AssertionError("".join(lines))
+
+
+def test_a_process_answers_until_it_is_terminated() -> None:
+    with process() as (server, log):
+        url = wait_for(r"(http://127\.0\.0\.1:\d+/v1) answers as malt, gen", log)[1]
+        body = {"model": "malt", "messages": [{"role": "user", "content": QUESTION}]}
+        response = httpx.post(f"{url}/chat/completions", json=body, timeout=60)
+        assert response.status_code == 200
+        server.send_signal(signal.SIGTERM)
+        rest = log.read()
+        assert server.wait(timeout=60) == 0
+    assert rest.endswith("INFO stopped\n") and "Traceback" not in rest
+
+
+def test_a_process_that_loads_can_be_terminated() -> None:
+    with process() as (server, log):
+        wait_for("refiner: untrained", log)
+        server.send_signal(signal.SIGTERM)
+        rest = log.read()
+        assert server.wait(timeout=60) == 0
+    assert "Traceback" not in rest and "***" not in rest
 
 
 def test_a_port_in_use_is_an_error_before_anything_is_loaded() -> None:

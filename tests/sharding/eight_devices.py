@@ -117,6 +117,43 @@ def windows(mesh: Any) -> dict[str, np.ndarray]:
     }
 
 
+def served(mesh: Any) -> dict[str, np.ndarray]:
+    """Completions of eleven requests of two roles and the base model in eight slots."""
+    from collections import deque
+
+    import jax
+
+    from malt_jax.config import LoraConfig
+    from malt_jax.model.llama import Llama, init_params
+    from malt_jax.serving.batch import Batch, Job, Ticket, Weights
+    from malt_jax.training.policy import Policy, SamplingWeights
+    from tests.model.small import CONFIG, nonzero_adapter
+
+    config = dataclasses.replace(CONFIG, vocab_size=304)
+    model = Llama(config, LoraConfig(rank=4, dropout=0.0), mesh=mesh)
+    base = init_params(model, jax.random.key(1))
+    alone = dataclasses.replace(model, mesh=None)
+    with SamplingWeights(model, Policy(model, "lora"), base) as weights:
+        joined = weights.joined([nonzero_adapter(alone, key) for key in (2, 12)])
+    batch = Batch(Weights(*joined, 2), jax.random.key(5), STOPS, slots=8, chunk=4)
+    generator = np.random.default_rng(0)
+    tokens = np.zeros((11, 20), np.int64)
+    waiting: deque[Ticket] = deque()
+    for number, row in enumerate(tokens):
+        prompt = generator.integers(20, 300, generator.integers(3, 40)).tolist()
+        job = Job(prompt, 0, number % 3 - 1, (number,), 0.8, 0.9, 0, max_tokens=len(row))
+        ids: list[int] = []
+
+        def deliver(new: list[int], _: Any, ids: list[int] = ids, row: Any = row) -> None:
+            ids += new
+            row[: len(ids)] = ids
+
+        waiting.append(Ticket(job, deliver))
+    while waiting or batch.tickets:
+        batch.advance(waiting)
+    return {"served_tokens": tokens}
+
+
 def reloaded(mesh: Any) -> dict[str, np.ndarray]:
     """Random weights after they are read as a checkpoint's tensors, and after a reshard."""
     import jax
@@ -204,8 +241,10 @@ def main(file: str) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     meshes = {name: build(Sizes(*sizes), jax.devices()) for name, sizes in MESHES.items()}
     found = {name: outcomes(mesh) for name, mesh in meshes.items()}
-    found |= {"alone": outcomes(None) | windows(None)}
+    found |= {"alone": outcomes(None) | windows(None) | served(None)}
     found["all"] |= windows(meshes["all"])
+    for name, mesh in meshes.items():
+        found[name] |= served(mesh)
     found |= {"reloaded": reloaded(meshes["all"])}
     found |= {"variables": variables()}
     flat = {f"{name}/{key}": x for name, values in found.items() for key, x in values.items()}

@@ -53,6 +53,12 @@ def test_completions_are_the_same_token_for_token(mesh: str, found: dict[str, np
     )
 
 
+@pytest.mark.parametrize("mesh", MESHES)
+def test_requests_in_slots_get_the_same_tokens(mesh: str, found: dict[str, np.ndarray]) -> None:
+    np.testing.assert_array_equal(found[f"{mesh}/served_tokens"], found["alone/served_tokens"])
+    assert (found["alone/served_tokens"] > 0).any(axis=1).all()
+
+
 def test_windows_are_the_same_on_data_and_tensor_shards(found: dict[str, np.ndarray]) -> None:
     np.testing.assert_array_equal(found["all/window_tokens"], found["alone/window_tokens"])
     np.testing.assert_allclose(
