@@ -17,6 +17,7 @@ from malt_jax.evaluation.sampling import Team
 from malt_jax.evaluation.store import FOLDER, Store
 from malt_jax.evaluation.systems import MALT, STAR, run_names
 from malt_jax.malt.experiment import Experiment, prepare, select_questions
+from malt_jax.malt.inputs import require_same_inputs, run_inputs
 from malt_jax.malt.reuse import TREES, reuse_trees
 from malt_jax.malt.round import Trained, lineage, run_round, stage_names
 from malt_jax.malt.rows import row_counts
@@ -40,15 +41,22 @@ class Training(NamedTuple):
     """Of all leaves of the last round's trees."""
 
 
-def run(config: Config, directory: RunDirectory, trees: UPath | None = None) -> dict[str, Any]:
+def run(
+    config: Config,
+    directory: RunDirectory,
+    trees: UPath | None = None,
+    *,
+    accept_changes: bool = False,
+) -> dict[str, Any]:
     """Runs all stages that have not finished, and returns the results (docs/results-schema.md).
 
     Every stage is a function of the configuration and of the stages before it. A finished stage is
     read, so an interrupted run ends in the same numbers.
 
     trees: another run, whose trees of round 0 are copied instead of sampled.
+    accept_changes: goes on when files or versions are not those that the run was begun with.
 
-    Raises UserError for unusable input, and Stopped after SIGTERM; finished stages stay.
+    Raises UserError for unusable or changed input, and Stopped after SIGTERM; finished stages stay.
     """
     broadcast(lambda: require_trackers(config.tracking, directory.path))
     experiment = prepare(config)
@@ -56,6 +64,8 @@ def run(config: Config, directory: RunDirectory, trees: UPath | None = None) -> 
     train = select_questions(task, "train", config.task.train_questions, config.seed)
     test = select_questions(task, "test", config.test_limit, config.seed)
     check_questions(experiment, config, train, test)
+    inputs = run_inputs(experiment, train, test)
+    accepted = require_same_inputs(directory, inputs, accept=accept_changes)
     reuse_trees(experiment, config, directory, train, trees)
     store, seeds = Store(directory), config.evaluation.seeds
     with metrics_of(directory) as metrics:
@@ -85,6 +95,7 @@ def run(config: Config, directory: RunDirectory, trees: UPath | None = None) -> 
             role: values._asdict() for role, values in zip(pipeline.names, uncertain, strict=False)
         },
         "seconds": seconds,
+        **({"accepted_changes": accepted} if accepted else {}),
         "config": plain(config),
         "versions": versions(),
     }

@@ -43,6 +43,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
         help="copy the graded trees of this run instead of sampling them; credit, training and"
         " evaluation may differ from its",
     )
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on with a run although questions, prompts, the model, the tokenizer or versions"
+        " are not those that it was begun with; the results name the changes",
+    )
     add_options(parser, "--run-dir runs/first seed=1 task.train_questions=100")
     options = parser.parse_intermixed_args(arguments)
 
@@ -65,10 +71,15 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
     if options.trees is not None and not (options.run_dir / CONFIG_FILE).exists():
         # Before the directory is made, so that it can be used once the options are right.
         require_same_options(RunDirectory.read(options.trees), config)
-    facts = {**start_facts(config, options.run_dir), "--trees": str(options.trees)}
+    facts = {
+        **start_facts(config, options.run_dir),
+        "--trees": str(options.trees),
+        "--accept-changes": str(options.accept_changes),
+    }
     with joined(config.processes, facts):
         with open_run(options.run_dir, config) as directory:
-            results = run(config, directory, options.trees)
+            accept = options.accept_changes
+            results = run(config, directory, options.trees, accept_changes=accept)
             directory.write("tables.md", markdown(results))
         if is_coordinator():
             write_curves(read_metrics(options.run_dir), options.run_dir / "plots")

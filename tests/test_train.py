@@ -222,6 +222,17 @@ def test_full_fine_tuning_runs_through_the_same_loop(tmp_path: Path) -> None:
     assert set(results(directory)["systems"]) == set(run_names(ROLES, 3))
 
 
+def test_changed_inputs_are_refused_or_noted(copy: Path) -> None:
+    inputs = json.loads((copy / "inputs.json").read_text())
+    inputs["inputs"]["version of jax"] = "0.1"
+    (copy / "inputs.json").write_text(json.dumps(inputs))
+    with pytest.raises(UserError, match=r"version of jax: 0\.1 -> .*\n.*--accept-changes"):
+        start(copy)
+    start(copy, "--accept-changes")
+    (change,) = results(copy)["accepted_changes"]
+    assert change.startswith("version of jax: 0.1 -> ")
+
+
 def test_two_rounds_build_on_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "run"
     starts: dict[str, Any] = {}

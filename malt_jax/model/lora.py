@@ -129,12 +129,13 @@ def dropout(
     if first_row is not None:
         index += first_row.astype(jnp.uint32) * jnp.uint32(row)
     first, second = jax.random.bits(key, (2,), jnp.uint32)
-    hashed = _mix(_mix(index ^ first) ^ second)
+    hashed = mix(mix(index ^ first) ^ second)
     kept = hashed >= jnp.uint32(round(rate * 2**32))
     return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
-def _mix(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+def mix(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """The integer mixer "lowbias32", one to one."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

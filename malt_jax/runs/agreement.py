@@ -31,7 +31,7 @@ def require_fit(config: Config, train: Sequence[Question], test: Sequence[Questi
     """Raises UserError, in all processes, when their questions differ, and when there are more
     processes than questions."""
     asked = {"training questions": train, "test questions": test}
-    require_equal({name: _hash(questions) for name, questions in asked.items()})
+    require_equal({name: questions_hash(questions) for name, questions in asked.items()})
     counts = {
         "training questions (task.train_questions)": len(train),
         "test questions (evaluation.questions)": len(test),
@@ -46,7 +46,8 @@ def require_fit(config: Config, train: Sequence[Question], test: Sequence[Questi
             )
 
 
-def _hash(questions: Sequence[Question]) -> str:
+def questions_hash(questions: Sequence[Question]) -> str:
+    """A hash of ids, texts and answers, in their order."""
     content = repr([(question.id, question.text, question.answer) for question in questions])
     return f"{len(questions)} with SHA-256 {hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
