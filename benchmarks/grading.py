@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from malt_jax.grading import Kind, equal, extract, last_boxed
+from malt_jax.grading import Kind, all_boxed, equal, extract
 
 SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda latex: latex.replace(r"\frac", r"\dfrac"),
@@ -42,7 +42,7 @@ def main() -> None:
     _measure("GSM8K", "number", replies, numbers)
 
     solutions = [row["solution"] for row in _rows(options.math, options.rows, generator)]
-    answers = [last_boxed(solution) or "" for solution in solutions]
+    answers = [all_boxed(solution) or "" for solution in solutions]
     replies = [
         f"So it is $\\boxed{{{generator.choice(SPELLINGS)(answer)}}}$." for answer in answers
     ]

@@ -24,8 +24,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 def extract(kind: Kind, reply: str) -> str | None:
     """The answer that a reply ends with, in canonical form; None when it gives none.
 
-    "####" and "<answer>" are read like "Final Answer:". A marker without a readable answer is
-    passed over.
+    "####", "<answer>", "Réponse finale :" and "最终答案：" are read like "Final Answer:". A marker
+    without a readable answer is passed over.
 
     number: the number after the last "Final Answer:", else in the last \\boxed{}, else after the
             last "answer is", else the last number.
@@ -34,7 +34,7 @@ def extract(kind: Kind, reply: str) -> str | None:
     letter: the choice after the last "Final Answer:", else the one that the reply ends with.
     text:   the text after the last "Final Answer:", else in the last \\boxed{}.
     """
-    reply = reply[-MAX_REPLY:]
+    reply = extraction.end_of(reply)
     if kind == "number":
         value = extraction.number(reply)
         return None if value is None else format_number(value)

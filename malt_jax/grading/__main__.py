@@ -55,15 +55,15 @@ def _judge_answer(gold: str, prediction: str) -> tuple[bool, str | None]:
 def _judge_text(gold: str, prediction: str) -> tuple[bool, str | None]:
     if re.search(r"\\boxed|\\fbox|####|final answer", gold, re.IGNORECASE):
         gold = extraction.any_answer(gold) or ""
-    prediction = prediction[-grading.MAX_REPLY :]
+    prediction = extraction.end_of(prediction)
     found = extraction.any_answer(prediction)
     extracted = None if found is None else grading.normalize("boxed", found)
     if extracted is not None and grading.equal("boxed", gold, extracted):
         return True, extracted
     if extraction.last_boxed(prediction):
         return False, extracted
-    # In a sentence the shape of the right answer says what to look for.
-    if extracted is not None and not re.search(r"(?<![\\A-Za-z])[A-Za-z]{2}", extracted):
+    # In a sentence, or without a number, the shape of the right answer says what to look for.
+    if extracted is not None and re.search("[0-9]", extracted) and not _WORD.search(extracted):
         return False, extracted
     right = grading.normalize("number", grading.normalize("boxed", gold) or "")
     if right is not None:
@@ -81,6 +81,7 @@ def _judge_letter(gold: str, prediction: str) -> tuple[bool, str | None]:
     return letter is not None and letter == right, letter
 
 
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2}|[\u4e00-\u9fff]")
 _JUDGES = {"answer": _judge_answer, "text": _judge_text, "letter": _judge_letter}
 _FIELDS = ("kind", "gold", "prediction")
 

@@ -183,7 +183,7 @@ def _read_clock(latex: str, depth: int) -> Answer | None:
         return None
     hour = int(match[1]) % 12 + (12 if match[4].lower() == "p" else 0)
     parts = [str(hour), match[2] or "00", *([match[3]] if match[3] else [])]
-    return Parts(":", tuple(read_quantity(str(int(part))) for part in parts))
+    return Parts(":", tuple(map(read_quantity, parts)))
 
 
 def _list_pieces(latex: str) -> list[str]:
@@ -224,7 +224,9 @@ def _read_list(latex: str, depth: int) -> Answer | None:
 def _is_inequality(item: Answer) -> bool:
     if isinstance(item, Relation):
         return any(sign in FLIPPED for sign in item.signs)
-    return isinstance(item, Named) and isinstance(item.value, Parts) and item.value.is_ordered
+    if not isinstance(item, Named) or (item.relation and "=" in item.relation.signs):
+        return False
+    return isinstance(item.value, Parts) and item.value.is_ordered
 
 
 def _read_relation(latex: str, depth: int) -> Answer | None:

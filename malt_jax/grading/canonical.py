@@ -68,8 +68,16 @@ times cdot cdot div pi theta alpha beta gamma phi omega lambda infty le ge ne ap
 emptyset
 """
 _NAMED_SIGNS = zip("×⋅·÷πθαβγφωλ∞≤≥≠≈±∪∩∈∅", _SIGN_NAMES.split(), strict=True)
+FULL_WIDTH: dict[int, str] = {
+    **{code + 0xFEE0: chr(code) for code in range(0x21, 0x7F)},
+    **{
+        ord(sign): ascii_sign for sign, ascii_sign in zip("。，、", (". ", ", ", ", "), strict=True)
+    },
+}
+"""For str.translate: the signs of Chinese texts as those of ASCII."""
 _SIGNS = str.maketrans(
     {
+        **{chr(code): sign for code, sign in FULL_WIDTH.items()},
         **dict.fromkeys("−–—‐‑‒﹣－", "-"),
         **dict.fromkeys("\u00a0\u2002\u2003\u2009\u200a\u202f\u2007\u3000", " "),
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
@@ -79,7 +87,7 @@ _SIGNS = str.maketrans(
         **{sign: f"^{digit}" for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
         **{"½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}"},
         **{"¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"},
-        **{"∗": "*", "ℝ": r"\mathbb{R}", "°": r"^\circ ", "％": "%"},
+        **{"∗": "*", "ℝ": r"\mathbb{R}", "°": r"^\circ "},
     }
 )
 _WITHOUT_MEANING = """

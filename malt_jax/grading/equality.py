@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 from typing import TypeGuard
 
@@ -13,7 +14,18 @@ from malt_jax.grading.canonical import is_balanced, plain
 from malt_jax.grading.expressions import Expression, Unreadable, read_expression
 from malt_jax.grading.quantities import Quantity, same_quantity
 
-_ONE_OR_SEVERAL = re.compile(r"-?\d{1,3}(?:,\d{3})+")
+_ONE = Quantity("1", Expression(("number", Fraction(1))))
+# The left side of a + b = 5, \sin A = 0.6 or a:b = 2:3: names, sums and quotients of names.
+_NAMES_ONLY = re.compile(
+    r"(?:[A-Za-z]_\{[^{}]*\}|[A-Za-z]_[A-Za-z0-9]|\\(?:frac|sin|cos|tan|angle|triangle|cdot)(?![a-z])"
+    r"|\\(?:alpha|beta|gamma|theta|phi|omega|circ)(?![a-z])|[A-Za-z]\([^()=<>]{1,20}\)"
+    r"|\[[A-Z]{3,5}\]|[A-Za-z{}: +/-])+"
+)
+_ONE_OR_SEVERAL = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+")
+# 12,5 or 1.234,5 or 3{,}5, with a unit; but 3,5 is a list of two digits
+_DECIMAL_COMMA = re.compile(
+    r"(?!-?\d,\d$)(-?\d{1,3}(?:\.\d{3})+|-?\d+)(?:,|\{,\})(\d+)([^\d,;()\[\]]*)"
+)
 
 
 @lru_cache(maxsize=100_000)
@@ -29,6 +41,12 @@ def equal(a: str, b: str) -> bool:
         several = isinstance(other, Parts) and other.kind in ("list", "set")
         if several and _ONE_OR_SEVERAL.fullmatch(text):
             return same(read_answer(text.replace(",", ";")), other)
+    # "12,5" is a list, unless the other answer is a number.
+    for text, other in ((a, second), (b, first)):
+        decimal = _DECIMAL_COMMA.fullmatch(text)
+        if decimal and isinstance(other, Quantity) and not _ONE_OR_SEVERAL.fullmatch(text):
+            whole, places, unit = decimal.groups()
+            return same(read_answer(f"{whole.replace('.', '')}.{places}{unit}"), other)
     return False
 
 
@@ -44,9 +62,37 @@ def same(a: Answer, b: Answer) -> bool:
         is_item = not isinstance(other, Parts) or other.kind in ("base", "matrix", "bars")
         if _is_unordered(one) and len(one.items) == 1 and is_item:
             return same(one.items[0], other)
+        if isinstance(one, Relation):
+            value = _stated_value(one)
+            return value is not None and same(value, other)
     if isinstance(a, Parts) and isinstance(b, Parts):
         return _same_parts(a, b)
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, Parts) and _is_fraction(one, other):
+            return _same_ratio(one.items, (other, _ONE))
     return _text(a) == _text(b) is not None
+
+
+def _is_fraction(ratio: Parts, answer: Answer) -> bool:
+    """Whether both may be a fraction: 2/3 and 2:3 may, but not 2:1 or 7:30, nor 2."""
+    if ratio.kind != ":" or same(ratio.items[-1], _ONE) or _may_be_time(ratio):
+        return False
+    if not isinstance(answer, Quantity) or not answer.is_constant:
+        return False
+    return re.fullmatch(r"-?\d+", answer.latex) is None
+
+
+def _stated_value(relation: Relation) -> Answer | None:
+    """The value c in a + b = c, \\frac{a}{b} = c or a:b = c; None for other equations.
+
+    An equation such as x + y = 0 or 2x + y = 5 describes a line and states no value.
+    """
+    if relation.signs != ("=",) or not _NAMES_ONLY.fullmatch(relation.sides[0]):
+        return None
+    value = read_answer(relation.sides[1])
+    is_ratio = isinstance(value, Parts) and value.kind == ":"
+    is_number = isinstance(value, Quantity) and value.is_constant and relation.sides[1] != "0"
+    return value if is_ratio or is_number else None
 
 
 def _is_unordered(answer: Answer) -> TypeGuard[Parts]:
@@ -83,16 +129,66 @@ def _named_items(parts: Parts) -> dict[str, Answer]:
 
 def _same_parts(a: Parts, b: Parts) -> bool:
     for one, other in ((a, b), (b, a)):
+        if one.kind == "list" and other.kind == "()" and _may_repeat(one):
+            return all(same(item, other) for item in one.items)
         # x = 1, y = 2 as the point (1, 2)
         named = _named_items(one)
         if other.kind == "()" and one.kind == "list" and len(named) == len(one.items):
             return same(Parts("()", tuple(named[name] for name in sorted(named))), other)
     comparable = a.kind == b.kind or (_is_unordered(a) and _is_unordered(b))
-    if not comparable or len(a.items) != len(b.items):
+    if not comparable:
         return False
-    if a.is_ordered:
-        return all(map(same, a.items, b.items))
-    return _matched(a.items, b.items)
+    if _may_repeat(a) and _may_repeat(b):
+        return _covered(a.items, b.items) and _covered(b.items, a.items)
+    if len(a.items) != len(b.items):
+        return False
+    if _is_padded(a) != _is_padded(b):
+        return False
+    if a.is_ordered and all(map(same, a.items, b.items)):
+        return True
+    if a.kind == ":" and not (_may_be_time(a) and _may_be_time(b)):
+        return _same_ratio(a.items, b.items)
+    return not a.is_ordered and _matched(a.items, b.items)
+
+
+def _may_be_time(ratio: Parts) -> bool:
+    """Whether it may be a time: 7:30."""
+    minutes = [item.latex for item in ratio.items[1:] if isinstance(item, Quantity)]
+    return all(re.fullmatch(r"[0-5]\d", part) for part in minutes)
+
+
+def _is_padded(parts: Parts) -> bool:
+    """Whether it is a time with a leading zero: 1:02 is not 1:2."""
+    later = parts.items[1:] if parts.kind == ":" else ()
+    return any(isinstance(item, Quantity) and re.match(r"0\d", item.latex) for item in later)
+
+
+def _may_repeat(parts: Parts) -> bool:
+    """Whether items that are given twice count once: those of a set, and tuples of a list."""
+    tuples = all(isinstance(item, Parts) and item.kind == "()" for item in parts.items)
+    return parts.kind == "set" or (parts.kind == "list" and tuples)
+
+
+def _covered(a: Sequence[Answer], b: Sequence[Answer]) -> bool:
+    """Whether each item is equal to one of the others."""
+    return all(any(same(item, other) for other in b) for item in a)
+
+
+def _same_ratio(a: Sequence[Answer], b: Sequence[Answer]) -> bool:
+    """Whether two ratios are equal up to a common factor."""
+    first, second = _shares(a), _shares(b)
+    return bool(first) and len(first) == len(second) and all(map(same_quantity, first, second))
+
+
+def _shares(ratio: Sequence[Answer]) -> list[Quantity]:
+    """The terms of a ratio, divided by the last one; none if one has a unit or no value."""
+    terms = [item for item in ratio if isinstance(item, Quantity) and not item.unit]
+    divisor = terms[-1].expression if terms else None
+    if divisor is None or len(terms) < len(ratio) or any(t.percent for t in terms):
+        return []
+    return [
+        Quantity(term.latex, term.expression and term.expression.over(divisor)) for term in terms
+    ]
 
 
 def _matched(a: Sequence[Answer], b: Sequence[Answer]) -> bool:

@@ -73,6 +73,9 @@ class Expression:
     def minus(self, other: Expression) -> Expression:
         return Expression(("minus", self.tree, other.tree), self.names | other.names)
 
+    def over(self, other: Expression) -> Expression:
+        return Expression(("over", self.tree, other.tree), self.names | other.names)
+
     def times(self, factor: Fraction) -> Expression:
         return Expression(("times", self.tree, ("number", factor)), self.names)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from malt_jax.grading.canonical import find_numbers, read_number
+from malt_jax.grading.canonical import FULL_WIDTH, find_numbers, read_number
 from malt_jax.grading.quantities import SCALES
 
 MAX_REPLY = 20_000
@@ -19,10 +19,19 @@ MARKUP = " \t\r\n*_`\"'“”‘’"
 _BARE_ANSWER = 120
 """Characters of a reply that may be nothing but its answer."""
 
-_MARKER = re.compile(r"(?i)final answer(?: is)?[*_]{0,3}(?:[:=]| [-–—] )?|####|<answer>")
-_ANSWER_IS = re.compile(r"(?i)\banswer(?: is|:| =)[*_]{0,3}:?")
+# Markers in English, French and Chinese.
+_MARKER = re.compile(
+    r"(?i)(?:final answer(?: is)?|réponse finale(?: est)?|最终答案(?:[是为]|应[该当]?[是为])?)"
+    r"[*_]{0,3}(?: ?[:=]| [-–—] )?|####|<answer>"
+)
+_FRENCH_OR_CHINESE = (
+    r"\bréponse(?: correcte| exacte)?[*_]{0,3}(?: est\b| ?:)[*_]{0,3}(?: ?:)?"
+    r"|答案[*_]{0,3}(?:应[该当]?)?[是为选:][*_]{0,3}:?"
+)
+_ANSWER_IS = re.compile(rf"(?i)\banswer(?: is|:| =)[*_]{{0,3}}:?|{_FRENCH_OR_CHINESE}")
 _WEAK_MARKER = re.compile(
     r"(?i)\b(?:(?:answer|option|choice)(?: is)?|choose|pick|select)\b[*_]{0,3}[:=]?"
+    rf"|{_FRENCH_OR_CHINESE}|选(?!项)[*_]{{0,3}}:?"
 )
 _OPENED_FORMULA = re.compile(r"(?:\\\[|\\\(|\$\$)\s*\n\s*")
 _POLITENESS = re.compile(r"(?i)[.\s]*I hope (?:it|this) (?:is correct|helps).{0,200}$")
@@ -31,14 +40,24 @@ _FORMULA = re.compile(
 )
 _BRACES = re.compile(r"(?s)\\(?:boxed|fbox)[ \t]*\{|\\.|[{}]")
 _BARE_BOXED = re.compile(r"\\(?:boxed|fbox) *([A-Za-z0-9.]+)")
-_BETWEEN_BOXES = re.compile(r"\\(?:text|q?quad)(?![A-Za-z])|\\.|[\s${}]")
+_BETWEEN_BOXES = re.compile(r"\\(?:text|q?quad)(?![A-Za-z])|\\[^A-Za-z]|[\s${}&]")
+_ASSIGNED = r"(?:[a-z]|\\[a-z]{2,8})(?:_?\w)?="
+# "or" alone joins two spellings of one answer: \boxed{28} or \boxed{28_9}.
+_JOINT = re.compile(
+    rf"(?i)(?:[,;]|,?(?:and(?:also)?|et|和)|aswellas)(?:{_ASSIGNED})?|,?(?:or|ou|或){_ASSIGNED}"
+)
+_DECIMAL_COMMA = re.compile(r"(?<![0-9.,])([0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
+_SPACED_GROUPS = re.compile(r"(?<![0-9.,/])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9])")
 
 # A number in such a line is a part of the answer, not the answer.
 _NOT_RATIONAL = re.compile(
     r"\\(?:infty|pm|binom)(?![a-z])|√|π|±|\^|[0-9]i\b"
     r"|(?<![A-Za-z])(?:sqrt|pi|sin|cos|tan|log|ln)(?![A-Za-z])"
 )
-_NOT = re.compile(r"(?:\b(?:not|never)|n't|≠|!=|\\neq?) {0,3}(?:equal to |be )?[$(]{0,2}$")
+_NOT = re.compile(
+    r"(?:\b(?:not|never|pas)|n't|≠|!=|\\neq?|不[是为]) {0,3}(?:equal to |be )?[$(]{0,2}$"
+)
+_STATED = re.compile(r"\b(?:is|equals) {1,3}$")
 _IS = re.compile(r".{1,300}\b(?:is|are|equals) ([^$]{1,100})$")
 _SENTENCE = re.compile(r"(.{1,60}?[0-9}$)a-z*])(?:\.|,? (?:because|since|as|so|which))(?: |$)")
 _SCALE = re.compile(rf"(?i)[ \t]({'|'.join(SCALES)})\b")
@@ -50,22 +69,36 @@ _LEAD_IN = re.compile(
 )
 _NO_LETTER = r"(?![A-Za-z0-9'’]|\.[a-z])"
 _CHOICE = re.compile(rf"(\()?([A-Ja-j]){_NO_LETTER}(\))?(.*)")
-_DRESS = re.compile(r"\s*$|[).:;,]|\s*[-–—]\s")
+_DRESS = re.compile(r"\s*$|[).:;,]|\s*[-–—]\s|[\u4e00-\u9fff]")
 _SECOND_CHOICE = re.compile(r"[).:,]{0,2}\s*(?:and|or|&|/|,)\s*\(?[A-HJ]\)?(?![A-Za-z0-9'’])")
 _DRESSED_CHOICE = re.compile(
     r"\(([A-J])\)|\*\*\(?([A-J])[).:]{0,2}(?:\*\*|\s)|\\boxed\{(?:\\text\{)?\(?([A-J])\)?\}"
 )
 _RULED_OUT = re.compile(
-    r"(?:\b(?:not|neither|nor|rather than|instead of|cannot be)|n't(?: be)?) (?:option |choice )?"
-    rf"\(?[A-J]{_NO_LETTER}\)?"
+    r"(?:(?i:\b(?:not|neither|nor|rather than|instead of|cannot be|pas|et non)|n't(?: be)?) "
+    rf"(?:option |choice )?|不[是选] ?)\(?[A-J]{_NO_LETTER}\)?"
+    rf"|(?<![A-Za-z])[A-J]{_NO_LETTER} ?(?:选项)?(?:不|是?错|被?排除)[^,.;\n]{{0,200}}"
     rf"|\(?(?<![A-Za-z])[A-J]{_NO_LETTER}\)? (?:is|was)(?:n't| not| too| wrong| incorrect| false"
     r"| out| ruled out| eliminated)\b[^,.;\n]{0,200}"
 )
 _LAST_CHOICE = re.compile(
-    r"\b(?:but|so|it is|it's|it must be|choose|pick|select|option|choice) \(?([A-J])\)?[.!]?\s*$"
-    r"|(?<!part )(?<!case )\(([a-j])\)[.!]?\s*$|[a-z]{2}, \(?([A-Ja-j])\)?[.!]?\s*$"
+    r"\b(?i:but|so|it is|it's|must be|leaving|leaves|choose|pick|select|option|choice)"
+    r" \(?([A-J])\)?[.!]?\s*$"
+    r"|(?<!part )(?<!case )\(([a-j])\)(?:[.!]?\s*$|,? (?:because|since|as)\b)"
+    r"|[a-z]{2}(?:[,:]| -) \(?([A-Ja-j])\)?[.!]?\s*$"
+)
+_ASSERTED = re.compile(
+    r"(?:^|[,;:.!?*]\s{0,3}|\b(?i:so|thus|and|but|that) )"
+    r"(?i:option |choice )?\(?([A-J])\)?"
+    r" is(?:[.!]?\s*$| (?:clearly )?(?:the )?(?:(?:only )?(?:correct|right)|best|answer)\b)"
 )
 _NEGATION = re.compile(r"\bnot\b|n't\b")
+
+
+def end_of(reply: str) -> str:
+    """The part of a reply that is read, with ASCII for the signs of Chinese texts."""
+    reply = reply[-MAX_REPLY:]
+    return reply if reply.isascii() else reply.translate(FULL_WIDTH)
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
@@ -88,14 +121,17 @@ def last_boxed(text: str) -> str | None:
 
 
 def all_boxed(reply: str) -> str | None:
-    """The last \\boxed{} and those joined to it by "and" or commas, as a list."""
+    """The last \\boxed{} and those joined to it by "and" or commas, as a list.
+
+    A name may stand before each, then "or" joins too: $x = \\boxed{1}$ or $x = \\boxed{2}$.
+    """
     reply = reply[-MAX_REPLY:]
     boxes = _boxes(reply)
     contents: list[str] = []
     end = 0
     for start, begin, content in reversed(boxes):
         between = _BETWEEN_BOXES.sub("", reply[begin:end][:50])
-        if contents and (begin > end or between not in (",", ";", "and", ",and")):
+        if contents and (begin > end or not _JOINT.fullmatch(between)):
             break
         contents.append(content)
         end = start
@@ -107,7 +143,8 @@ def final_line(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
     end = len(reply)
     for match in reversed(list(marker.finditer(reply))):
         # A comment in a block of code announces what the code prints.
-        in_code = match[0].casefold() == "final answer" and reply.count("```", 0, match.start()) % 2
+        is_comment = match[0].casefold() == "final answer"
+        in_code = is_comment and reply.count("```", 0, match.start()) % 2
         # After a marker without content come nothing but markup and later such markers.
         content = reply[match.end() : end].lstrip(MARKUP + ":")
         if opened := _OPENED_FORMULA.match(content):
@@ -130,19 +167,34 @@ def number(reply: str) -> Fraction | None:
     """The number that a reply ends with."""
     lines = [line for line in (final_line(reply), last_boxed(reply)) if line is not None]
     answer_is = final_line(reply, _ANSWER_IS)
-    if not lines and answer_is is not None and re.search("[0-9]", answer_is):
-        lines = [answer_is]
+    if answer_is is not None and re.search("[0-9]", answer_is):
+        lines.append(answer_is)
     for line in lines:
-        line = (last_boxed(line) or line)[:MAX_ANSWER]
+        line = _DECIMAL_COMMA.sub(r"\1.\2", (last_boxed(line) or line)[:MAX_ANSWER])
+        line = _SPACED_GROUPS.sub(lambda groups: groups[0].replace(" ", ""), line)
         if _NOT_RATIONAL.search(line):
             return None
         line = line.rpartition("=")[2] if re.search("=.*[0-9]", line) else line
         if numbers := _numbers(line, within_names=True):
-            # "18 eggs a day for 7 days" gives its answer first, "in 7 days 18 eggs" last.
-            is_first = not re.search("[A-Za-z0-9]", numbers[0].string[: numbers[0].start()])
-            return _scaled(numbers[0 if is_first else -1])
+            return _scaled(_main_number(numbers))
     numbers = [] if lines else _numbers(reply)
     return _scaled(numbers[-1]) if numbers else None
+
+
+def _main_number(numbers: list[re.Match[str]]) -> re.Match[str]:
+    """The number that a line gives as its answer.
+
+    "18 eggs a day for 7 days" gives it first, "in 7 days 18 eggs" last, and "it is $18 for 7 days"
+    after "is".
+    """
+    text = numbers[0].string
+    if not re.search("[A-Za-z0-9]", text[: numbers[0].start()]):
+        return numbers[0]
+    for number in reversed(numbers):
+        if _STATED.search(text[: number.start()][-20:]):
+            is_last = re.search(r"[,;:=(]|\bso\b", text[number.end() :])
+            return numbers[-1] if is_last else number
+    return numbers[-1]
 
 
 def _numbers(text: str, within_names: bool = False) -> list[re.Match[str]]:
@@ -234,8 +286,10 @@ def _dressed_choices(text: str) -> list[str]:
 
 
 def _choice_of_line(line: str) -> str | None:
-    """The choice that a line begins with, else the only dressed one, else that at the end."""
+    """The choice that a line calls correct, or begins with; else the dressed one, or the last."""
     line = line[:MAX_ANSWER]
+    if asserted := _ASSERTED.findall(line):
+        return str(asserted[-1])
     dressed = set(_dressed_choices(line))
     if (letter := _leading_choice(line)) or len(dressed) > 1:
         return letter
