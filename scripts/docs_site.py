@@ -69,7 +69,8 @@ def _options() -> str:
             lines += [*title, *heading]
         elif "description" in schema:
             default = json.dumps(schema["default"]) if "default" in schema else ""
-            cells = (f"`{name}`", f"`{default}`" if default else "", allowed(schema))
+            values = allowed(schema).replace("[", "&#91;").replace("*", "&#42;")
+            cells = (f"`{name}`", f"`{default}`" if default else "", values)
             cells = (*cells, schema["description"])
             lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
     return "\n".join(lines)
