@@ -29,6 +29,8 @@ class Mlflow:
     def __init__(self, run: Followed) -> None:
         # Every step of making the database's tables would be a line.
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        # The default waits for a server that is away for four minutes before a run begins.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         from mlflow import MlflowClient
 
         directory = run.disk.absolute()

@@ -28,7 +28,7 @@ class WeightsAndBiases:
             project=run.project,
             name=run.name,
             id=self.identity,
-            resume="allow",
+            resume=None if run.identity is None else "allow",
             config=dict(run.options),
             dir=os.environ.get("WANDB_DIR", str(run.disk)),
             # It would take the terminal's lines over.
