@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_jax.config import options
-from malt_jax.errors import Stopped, UserError, outcome
+from malt_jax.errors import Stopped, UserError, machine_problem, outcome
 from malt_jax.option_problems import allowed
 
 COMMON = (
@@ -43,7 +43,10 @@ def command(main: Callable[[], None]) -> None:
         expect_no_tpu()
     try:
         main()
-    except (UserError, Stopped, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        known = isinstance(error, UserError | Stopped | KeyboardInterrupt)
+        if not known and machine_problem(error) is None:
+            raise
         message, status = outcome(error)
         print(message, file=sys.stderr)
         sys.exit(status)

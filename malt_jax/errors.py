@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import os
+import re
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +66,59 @@ def import_extra(module: str, extra: str) -> Any:
         ) from error
 
 
+_MACHINE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would be larger than this process may write (ulimit -f)",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "this user may not do that",
+    errno.EPERM: "this user may not do that",
+    errno.EMFILE: "this process has too many open files (ulimit -n)",
+    errno.ENFILE: "this machine has too many open files",
+    errno.EIO: "the disk has reported an error",
+    errno.ESTALE: "the file system was mounted again",
+    errno.ENOENT: "a file or directory is gone",
+}
+"""Problems of a machine, which the user can put right, by error number."""
+_TENSORSTORE = re.compile(r"\[os_error_code='(\d+)'")
+"""TensorStore, which writes arrays for Orbax, raises ValueError with the number in its text."""
+
+
+def machine_problem(error: BaseException) -> str | None:
+    """The problem of a disk or of a limit that an error comes from, with the file; else None."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        code, file = _error_number(link)
+        # Code that handles a missing file may have a mistake of its own.
+        if code in _MACHINE and (link is error or code != errno.ENOENT):
+            stated = link.strerror if isinstance(link, OSError) else None
+            own = stated if stated and stated != os.strerror(code) else None
+            return f"{file}: {own or _MACHINE[code]}" if file else own or _MACHINE[code]
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return None
+
+
+def require_no_machine_problem(error: BaseException) -> None:
+    """Raises an error that a disk or a limit of the machine has caused.
+
+    For code that takes errors of reading a file for damage, after which the file may be deleted.
+    """
+    if not isinstance(error, FileNotFoundError) and machine_problem(error):
+        raise error
+
+
+def _error_number(error: BaseException) -> tuple[int, str | None]:
+    """The system's number of an error, 0 where it has none, and the file."""
+    if isinstance(error, OSError):
+        return error.errno or 0, None if error.filename is None else str(error.filename)
+    if isinstance(error, ValueError) and (found := _TENSORSTORE.search(str(error))):
+        file = re.search(r'"(/[^"]+)"', str(error))
+        return int(found[1]), file and file[1]
+    return 0, None
+
+
 def outcome(error: BaseException) -> tuple[str, int]:
     """The message and the exit status of a command that ends with this error."""
     again = "start the command again to go on"
@@ -77,4 +133,6 @@ def outcome(error: BaseException) -> tuple[str, int]:
             return f"interrupted; {again}", 128 + 2
         case SystemExit():
             return "", error.code if isinstance(error.code, int) else 1
+    if problem := machine_problem(error):
+        return f"error: {problem}; what is finished is kept. When that is mended, {again}", 1
     return "".join(traceback.format_exception(error)).rstrip(), 1

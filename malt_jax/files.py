@@ -109,6 +109,17 @@ def reached(path: UPath) -> Iterator[None]:
         ) from None
 
 
+@contextlib.contextmanager
+def naming(path: Path | UPath) -> Iterator[None]:
+    """Names a file in the errors of writing to it, such as a full disk: the system names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 def write_atomically(path: str | os.PathLike[str] | UPath, content: bytes | str) -> None:
     """Writes a file (text: UTF-8), of which others see all or nothing, even if the machine stops.
 
@@ -126,13 +137,14 @@ def write_atomically(path: str | os.PathLike[str] | UPath, content: bytes | str)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with aside.open("xb") as file:
+        with naming(path), aside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(str(aside), str(path))
     except BaseException:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise
     sync(path.parent)
 

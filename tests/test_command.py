@@ -1,5 +1,6 @@
 """What commands have in common."""
 
+import errno
 import glob
 import importlib
 import importlib.util
@@ -106,3 +107,17 @@ def test_help_of_ten_options() -> None:
 def test_help_does_not_wait_for_jax(module: str) -> None:
     program = f"import sys, malt_jax.{module}\nsys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_full_disk_is_one_line_and_a_mistake_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/x")
+
+    with pytest.raises(SystemExit, match="1"):
+        malt_jax.command.command(full)
+    said = capsys.readouterr().err
+    assert said.startswith("error: /run/x: the disk is full") and said.count("\n") == 1
+    with pytest.raises(ZeroDivisionError):
+        malt_jax.command.command(lambda: print(1 // 0))

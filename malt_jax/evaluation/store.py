@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 from upath import UPath
 
-from malt_jax.errors import UserError
+from malt_jax.errors import UserError, require_no_machine_problem
 from malt_jax.evaluation.systems import Chain
 from malt_jax.malt import parquet
 from malt_jax.malt.tree import Texts
@@ -193,6 +193,7 @@ def count_samples(file: UPath) -> tuple[int, float]:
             found = pq.read_metadata(opened)
         return found.num_rows, float(found.metadata[_SECONDS])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        require_no_machine_problem(error)
         raise UserError(f"{file} cannot be read as samples: {error}") from None
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from malt_jax.errors import UserError
+from malt_jax.errors import UserError, require_no_machine_problem
 from malt_jax.sampling.completions import Completions, Finish
 
 COLUMNS = (
@@ -54,6 +54,7 @@ def decode(file: Path | UPath, schema: pa.Schema, contents: str) -> pa.Table:
         table = pq.read_table(content, schema=schema, page_checksum_verification=True)
         return table.replace_schema_metadata(pq.read_schema(content).metadata)
     except (OSError, pa.ArrowException) as error:
+        require_no_machine_problem(error)
         raise UserError(
             f"{file} cannot be read as {contents}: {error}; delete it, and it is made again"
         ) from None

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from upath import UPath
 
 from malt_jax.distributed.processes import is_coordinator, stop_requested
-from malt_jax.errors import Stopped, UserError
+from malt_jax.errors import Stopped, UserError, require_no_machine_problem
 from malt_jax.malt.divergence import require_finite
 from malt_jax.malt.objectives import Objective
 from malt_jax.model.llama import Params
@@ -99,6 +99,7 @@ def train_stage(
             means = {key: _mean([values[key] for values in last]) for key in last[0]}
             for warning in objective.warnings(total, means):
                 logger.warning("%s: %s", name, warning)
+        stage.require_held()
         save_tree(stage.path / "weights", state.trainable)
         states.clear()
     return state.trainable
@@ -134,6 +135,7 @@ def _from_npy(file: UPath, shape: tuple[int, int]) -> Float[np.ndarray, "rows 2"
     try:
         array = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        require_no_machine_problem(error)
         raise _damaged(file, str(error)) from None
     if array.shape != shape or array.dtype != np.float32:
         raise _damaged(file, f"it holds {array.dtype}{list(array.shape)}, not float32{list(shape)}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -12,7 +14,7 @@ import orbax.checkpoint as ocp
 from upath import UPath
 
 from malt_jax.distributed.processes import broadcast
-from malt_jax.errors import UserError
+from malt_jax.errors import UserError, require_no_machine_problem
 from malt_jax.files import in_bucket, location
 from malt_jax.runs.stage import Stage
 from malt_jax.sharding.finite import not_finite
@@ -22,8 +24,8 @@ Tree = TypeVar("Tree")
 _LISTED = 10
 """Arrays that a message names before it says how many more there are."""
 
-# Orbax tells about every save and restore.
-logging.getLogger("absl").setLevel(logging.WARNING)
+# Orbax tells about every save and restore. Its errors are raised, so the log does not need them.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def save_tree(path: str | UPath, tree: Any) -> None:
@@ -38,10 +40,27 @@ def save_tree(path: str | UPath, tree: Any) -> None:
             f"{address} was not written: values of {names} are NaN or infinite, so the training has"
             " diverged; lower its learning rate"
         )
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _without_late_tracebacks(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(address, tree, force=True)
     # Every process needs the arrays, but the metadata are process 0's.
     broadcast(lambda: _require_equal(address, _stored_shapes(address), _shapes(tree)))
+
+
+@contextlib.contextmanager
+def _without_late_tracebacks() -> Iterator[None]:
+    """Prints no traceback for the writes that end after the first one has failed.
+
+    TensorStore reports them to Orbax's event loop, which is closed then. That failure is raised.
+    """
+    previous = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            previous(found)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = previous  # not after an error: writes may still be on their way
 
 
 def restore_tree(path: str | UPath, like: Tree) -> Tree:
@@ -60,7 +79,7 @@ def restore_tree(path: str | UPath, like: Tree) -> Tree:
         try:
             tree: Tree = checkpointer.restore(address, wanted)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"the checkpoint {address} is damaged: {_line(error)}") from None
+            raise _damaged(address, error) from None
     if names := _not_finite(tree):
         raise UserError(
             f"the checkpoint {address} has values that are NaN or infinite, in {names}: delete the"
@@ -90,7 +109,7 @@ def restore_leaf(path: str | UPath, like: Any, leaf: Sequence[str]) -> jax.Array
         try:
             found = checkpointer.restore(address, args=arguments)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"the checkpoint {address} is damaged: {_line(error)}") from None
+            raise _damaged(address, error) from None
     for key in leaf:
         found = found[key]
     return found
@@ -124,6 +143,7 @@ class StateStore:
 
     def save(self, step: int, state: Any) -> None:
         """Saves the state after so many updates, and removes those before it."""
+        self._stage.require_held()
         save_tree(self._stage.path / _name(step), _leaves(state))
         self._stage.record(_name(step))
         for name in self._names() - {_name(step)}:
@@ -159,6 +179,7 @@ def _stored_shapes(address: str) -> dict[str, str]:
                 raise ValueError("it has no metadata")
             return _shapes(stored.tree)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            require_no_machine_problem(error)
             problem = _line(error)
     raise UserError(f"{address} is no checkpoint, or a damaged one: {problem}")
 
@@ -201,6 +222,12 @@ def _require_equal(address: str, saved: Mapping[str, str], wanted: Mapping[str, 
             f"the checkpoint {address} does not fit this model or configuration:\n  "
             + "\n  ".join(shown)
         )
+
+
+def _damaged(address: str, error: Exception) -> UserError:
+    """The error of a damaged checkpoint; raises one of the machine, such as too many open files."""
+    require_no_machine_problem(error)
+    return UserError(f"the checkpoint {address} is damaged: {_line(error)}")
 
 
 def _line(error: Exception) -> str:

@@ -214,7 +214,7 @@ def _is_whole(directory: UPath) -> bool:
 def _manifest(directory: UPath) -> Manifest:
     try:
         return Manifest.read(directory / MANIFEST)
-    except (OSError, UserError, ValueError):
+    except (FileNotFoundError, UserError, ValueError):
         raise _damaged(directory, MANIFEST, "it is missing or cannot be read") from None
 
 

@@ -73,7 +73,8 @@ def always_held() -> None:
 
 @contextlib.contextmanager
 def locked(directory: UPath) -> Iterator[Callable[[], None]]:
-    """Holds a directory's lock; gives a function that raises UserError if it was lost meanwhile.
+    """Holds a directory's lock; gives a function that raises an error if it was lost meanwhile:
+    UserError in a bucket, FileNotFoundError if a directory on a disk has been removed.
 
     Raises UserError, which says who holds it, when somebody else does.
     """
@@ -92,7 +93,15 @@ def locked(directory: UPath) -> Iterator[Callable[[], None]]:
         lock.truncate()
         lock.write(f"{_this_process()}\n")
         lock.flush()
-        yield always_held
+
+        def require_there() -> None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(str(directory / LOCK_FILE)), os.fstat(lock.fileno())):
+                    return
+            problem = "it was removed or replaced while the run went on"
+            raise FileNotFoundError(errno.ENOENT, problem, str(directory))
+
+        yield require_there
 
 
 def _opened(file: UPath) -> IO[str]:

@@ -17,7 +17,7 @@ from upath import UPath
 
 from malt_jax.config import TrackingConfig
 from malt_jax.errors import UserError
-from malt_jax.files import in_bucket, location, parse_json_object, reached, write_atomically
+from malt_jax.files import in_bucket, location, naming, parse_json_object, reached, write_atomically
 from malt_jax.tracking.tracker import Table
 from malt_jax.tracking.trackers import Trackers, open_trackers
 
@@ -71,7 +71,7 @@ class Metrics:
         """Forgets the lines after a step of a stage, which goes on from there."""
         if self._writes:
             self.flush()
-            self._lines.close()
+            self._close()
             self._open(stage, after)
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
@@ -81,8 +81,9 @@ class Metrics:
         record = {"stage": stage, "step": step}
         for name, value in values.items():
             record[name] = _number(value)
-        self._lines.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self._lines.flush()
+        with naming(self._disk / METRICS_FILE):
+            self._lines.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self._lines.flush()
         self._trackers.log(stage, step, values)
         if time.monotonic() - self._flushed > _INTERVAL:
             self.flush()
@@ -115,9 +116,13 @@ class Metrics:
         if self._writes:
             self._trackers.close(finished=kind is None)
             self.flush()
-            self._lines.close()
+            self._close()
             if self._copied:
                 shutil.rmtree(self._disk)
+
+    def _close(self) -> None:
+        with naming(self._disk / METRICS_FILE):  # a line that found no room is tried again
+            self._lines.close()
 
     def _open(self, stage: str | None, after: int) -> None:
         """Opens the file, without the lines of a stage after a step, and without damaged ones. The

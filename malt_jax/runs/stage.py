@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fnmatch
 import hashlib
 import json
@@ -110,6 +111,11 @@ class Stage:
             self._record([name])
         return self.path / name
 
+    def require_held(self) -> None:
+        """Raises an error when the run is no longer this process's, or gone (`runs.lock`)."""
+        if is_coordinator():
+            self._require_held()
+
     def record(self, name: str) -> None:
         """Records a directory that a library has written."""
         barrier(f"{name} is written")
@@ -145,13 +151,19 @@ class Stage:
                 remove_tree(self.path / name)
 
     def finish(self) -> None:
-        """Records all files, and writes the manifest that makes the stage complete."""
+        """Records all files, and writes the manifest that makes the stage complete.
+
+        Raises FileNotFoundError when a recorded file has been removed.
+        """
         self._require_held()
+        found = files_below(self.path)
+        for name in self._manifest.files:
+            if name not in found:
+                problem = "it was removed while the run went on"
+                raise FileNotFoundError(errno.ENOENT, problem, str(self.path / name))
         sync_tree(self.path)
         self._record(
-            file
-            for file in files_below(self.path)
-            if file not in self._manifest.files and file != UNFINISHED
+            file for file in found if file not in self._manifest.files and file != UNFINISHED
         )
         self._manifest.write(self.path / MANIFEST)
         (self.path / UNFINISHED).unlink()

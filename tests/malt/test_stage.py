@@ -1,7 +1,10 @@
 """A training stage that is interrupted ends in the bits of one that is not."""
 
+import contextlib
+import resource
+import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -9,7 +12,7 @@ import pytest
 
 from malt_jax.config import Config, ProcessesConfig, SftConfig
 from malt_jax.distributed.processes import joined
-from malt_jax.errors import Stopped
+from malt_jax.errors import Stopped, outcome
 from malt_jax.malt.objectives import Sft
 from malt_jax.malt.stage import Records, train_stage
 from malt_jax.model.llama import Llama, Params, init_params
@@ -100,3 +103,48 @@ def test_a_machine_that_is_lost_costs_the_updates_since_the_last_saved_state(
         rest, more = train(policy, base, run, every=2, stop_at=0)
     assert [values["step"] for values in more] == [5, 6]
     assert same_bits(whole, rest)
+
+
+@contextlib.contextmanager
+def limited(kind: int, limit: int) -> Iterator[None]:
+    """A limit of this process, such as the size of the files that it writes."""
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+@pytest.mark.parametrize("size", [0, 100, 8000])
+def test_a_disk_without_room_is_one_message_and_costs_no_bits(
+    size: int, policy: Policy, base: Params, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(tmp_path / "whole", Config()) as run:
+        whole, _ = train(policy, base, run, every=2, stop_at=0)
+    with open_run(tmp_path / "full", Config()) as run:
+        with pytest.raises((OSError, ValueError)) as raised, limited(resource.RLIMIT_FSIZE, size):
+            train(policy, base, run, every=2, stop_at=0)
+        text, status = outcome(raised.value)
+        assert "may write (ulimit -f)" in text and str(run.path) in text and status == 1
+        rest, _ = train(policy, base, run, every=2, stop_at=0)
+    assert same_bits(whole, rest)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_run_that_is_removed_is_not_made_again(
+    policy: Policy, base: Params, tmp_path: Path
+) -> None:
+    class Removed(Noted):
+        def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+            super().log(stage, step, values)
+            if step == 3:
+                shutil.rmtree(tmp_path / "run")
+
+    with open_run(tmp_path / "run", Config()) as run, Removed(run, 0, 0) as metrics:
+        start = policy.init(base, jax.random.key(1))
+        batches = Batches(EXAMPLES, SFT.options.batch_size, seed=0)
+        with pytest.raises(FileNotFoundError) as raised:
+            train_stage("sft", SFT, policy, base, start, batches, Records(run, metrics, 2))
+    assert outcome(raised.value)[0].startswith(f"error: {tmp_path / 'run'}: it was removed or")
+    assert not (tmp_path / "run").exists()
