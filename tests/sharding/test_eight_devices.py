@@ -15,7 +15,8 @@ from tests.sharding.eight_devices import LEARNING_RATE, MESHES
 
 # In float32, after six updates. Adam divides a gradient by its own size: where that is near 0, the
 # last bit of a sum becomes a share of an update. So a few numbers may differ by up to an update, and
-# 999 of 1,000 by far less. Measured are 4e-4 to 1.1e-3 for one of 11,136, and 6 above 1e-5.
+# 995 of 1,000 by far less. Of 11,136 one differs by 4e-4 to 1.1e-3, and 6 to 18 by more than 1e-5,
+# depending on the optimizations of XLA.
 TOLERANCE = LEARNING_RATE
 USUAL_TOLERANCE = 0.001 * LEARNING_RATE
 
@@ -79,7 +80,7 @@ def test_training_ends_in_the_same_adapters(mesh: str, found: dict[str, np.ndarr
         differences.append(np.abs(found[f"{mesh}/{name}"] - one_device[name]).ravel())
         assert differences[-1].mean() < USUAL_TOLERANCE
         assert np.abs(one_device[name]).max() > LEARNING_RATE
-    assert (np.concatenate(differences) < USUAL_TOLERANCE).mean() > 0.999
+    assert (np.concatenate(differences) < USUAL_TOLERANCE).mean() > 0.995
     for name in ("losses", "reference_logps"):
         np.testing.assert_allclose(found[f"{mesh}/{name}"], one_device[name], atol=1e-3)
 
