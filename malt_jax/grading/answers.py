@@ -213,12 +213,24 @@ def _read_list(latex: str, depth: int) -> Answer | None:
     if len(pieces) < 2:
         return None
     items = _items(pieces, depth)
+    if points := _named_points(items):
+        return points
     if not joints or not any(map(_is_inequality, items)):
         return Parts("list", items)
     named = [item for item in items if isinstance(item, Named)]
     if joints[-1].lower() == "and" or len(named) < len(items) or len({n.name for n in named}) > 1:
         return Parts(joints[-1].lower(), items)
     return Named(named[0].name, Parts("union", tuple(item.value for item in named)))
+
+
+def _named_points(items: Sequence[Answer]) -> Named | None:
+    """(x, y) = (1, 2), (3, 4): the name belongs to the whole list."""
+    first, *others = items
+    if not isinstance(first, Named) or not first.name.startswith("("):
+        return None
+    if not all(isinstance(item, Parts) for item in others):
+        return None
+    return Named(first.name, Parts("list", (first.value, *others)))
 
 
 def _is_inequality(item: Answer) -> bool:

@@ -52,6 +52,8 @@ def equal(a: str, b: str) -> bool:
 
 def same(a: Answer, b: Answer) -> bool:
     """Whether two answers are equal."""
+    if a == b:
+        return True
     if isinstance(a, Named) or isinstance(b, Named):
         return _same_named(a, b)
     if isinstance(a, Quantity) and isinstance(b, Quantity):
@@ -195,6 +197,9 @@ def _matched(a: Sequence[Answer], b: Sequence[Answer]) -> bool:
     """Whether the items can be paired, in any order, each with an equal one."""
     left = list(b)
     for item in a:
+        if item in left:  # the same text: its value is not needed
+            left.remove(item)
+            continue
         partner = next((i for i, other in enumerate(left) if same(item, other)), None)
         if partner is None:
             return False

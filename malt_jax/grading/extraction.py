@@ -19,19 +19,31 @@ MARKUP = " \t\r\n*_`\"'“”‘’"
 _BARE_ANSWER = 120
 """Characters of a reply that may be nothing but its answer."""
 
-# Markers in English, French and Chinese.
-_MARKER = re.compile(
-    r"(?i)(?:final answer(?: is)?|réponse finale(?: est)?|最终答案(?:[是为]|应[该当]?[是为])?)"
-    r"[*_]{0,3}(?: ?[:=]| [-–—] )?|####|<answer>"
-)
+
+class _Marker:
+    """What stands before an answer, in English, French and Chinese."""
+
+    def __init__(self, english: str, others: str) -> None:
+        self._english = re.compile(f"(?i){english}")
+        self._any = re.compile(f"(?i){english}|{others}")
+
+    def matches(self, text: str) -> list[re.Match[str]]:
+        # Texts of ASCII alone, which are searched in half the time, have no é and no 答.
+        return list((self._english if text.isascii() else self._any).finditer(text))
+
+
 _FRENCH_OR_CHINESE = (
     r"\bréponse(?: correcte| exacte)?[*_]{0,3}(?: est\b| ?:)[*_]{0,3}(?: ?:)?"
     r"|答案[*_]{0,3}(?:应[该当]?)?[是为选:][*_]{0,3}:?"
 )
-_ANSWER_IS = re.compile(rf"(?i)\banswer(?: is|:| =)[*_]{{0,3}}:?|{_FRENCH_OR_CHINESE}")
-_WEAK_MARKER = re.compile(
-    r"(?i)\b(?:(?:answer|option|choice)(?: is)?|choose|pick|select)\b[*_]{0,3}[:=]?"
-    rf"|{_FRENCH_OR_CHINESE}|选(?!项)[*_]{{0,3}}:?"
+_MARKER = _Marker(
+    r"final answer(?: is)?[*_]{0,3}(?:[:=]| [-–—] )?|####|<answer>",
+    r"(?:réponse finale(?: est)?|最终答案(?:应[该当]?)?[是为]?)[*_]{0,3}(?: ?[:=]| [-–—] )?",
+)
+_ANSWER_IS = _Marker(r"(?<!final )\banswer(?: is|:| =)[*_]{0,3}:?", _FRENCH_OR_CHINESE)
+_WEAK_MARKER = _Marker(
+    r"\b(?:(?:answer|option|choice)(?: is)?|choose|pick|select)\b[*_]{0,3}[:=]?",
+    rf"{_FRENCH_OR_CHINESE}|选(?!项)[*_]{{0,3}}:?",
 )
 _OPENED_FORMULA = re.compile(r"(?:\\\[|\\\(|\$\$)\s*\n\s*")
 _POLITENESS = re.compile(r"(?i)[.\s]*I hope (?:it|this) (?:is correct|helps).{0,200}$")
@@ -46,7 +58,7 @@ _ASSIGNED = r"(?:[a-z]|\\[a-z]{2,8})(?:_?\w)?="
 _JOINT = re.compile(
     rf"(?i)(?:[,;]|,?(?:and(?:also)?|et|和)|aswellas)(?:{_ASSIGNED})?|,?(?:or|ou|或){_ASSIGNED}"
 )
-_DECIMAL_COMMA = re.compile(r"(?<![0-9.,])([0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
+_DECIMAL_COMMA = re.compile(r"(?<![0-9.,(\[])(?<![(\[]-)([0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
 _SPACED_GROUPS = re.compile(r"(?<![0-9.,/])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9])")
 
 # A number in such a line is a part of the answer, not the answer.
@@ -75,21 +87,23 @@ _DRESSED_CHOICE = re.compile(
     r"\(([A-J])\)|\*\*\(?([A-J])[).:]{0,2}(?:\*\*|\s)|\\boxed\{(?:\\text\{)?\(?([A-J])\)?\}"
 )
 _RULED_OUT = re.compile(
-    r"(?:(?i:\b(?:not|neither|nor|rather than|instead of|cannot be|pas|et non)|n't(?: be)?) "
-    rf"(?:option |choice )?|不[是选] ?)\(?[A-J]{_NO_LETTER}\)?"
-    rf"|(?<![A-Za-z])[A-J]{_NO_LETTER} ?(?:选项)?(?:不|是?错|被?排除)[^,.;\n]{{0,200}}"
-    rf"|\(?(?<![A-Za-z])[A-J]{_NO_LETTER}\)? (?:is|was)(?:n't| not| too| wrong| incorrect| false"
-    r"| out| ruled out| eliminated)\b[^,.;\n]{0,200}"
+    r"(?:(?:\b(?:[Nn](?:ot|either|or)|[Rr]ather than|[Ii]nstead of|cannot be|pas|et non)"
+    rf"|n't(?: be)?) (?:option |choice )?|不[是选] ?)\(?[A-J]{_NO_LETTER}\)?"
+    rf"|\(?(?<![A-Za-z])[A-J]{_NO_LETTER}"
+    r"(?:\)? (?:is|was)(?:n't| not| too| wrong| incorrect| false| out| ruled out| eliminated)\b"
+    r"|[).:] (?:(?!\b(?:because|since|while|but|so)\b)[^.,;:()\n]){1,60}?"
+    r" (?:is|was) (?:wrong|incorrect|false|ruled out|not (?:right|correct))\b"
+    r"| ?(?:选项)?(?:不|是?错|被?排除))[^,.;\n]{0,200}"
 )
 _LAST_CHOICE = re.compile(
-    r"\b(?i:but|so|it is|it's|must be|leaving|leaves|choose|pick|select|option|choice)"
+    r"\b(?:[Bb]ut|[Ss]o|[Ii]t is|[Ii]t's|must be|leaving|leaves|choose|pick|select|option|choice)"
     r" \(?([A-J])\)?[.!]?\s*$"
     r"|(?<!part )(?<!case )\(([a-j])\)(?:[.!]?\s*$|,? (?:because|since|as)\b)"
     r"|[a-z]{2}(?:[,:]| -) \(?([A-Ja-j])\)?[.!]?\s*$"
 )
 _ASSERTED = re.compile(
-    r"(?:^|[,;:.!?*]\s{0,3}|\b(?i:so|thus|and|but|that) )"
-    r"(?i:option |choice )?\(?([A-J])\)?"
+    r"(?=[(A-J])(?:(?<![A-Za-z] )|(?<=[Ss]o )|(?<=[Tt]hus )|(?<=[Aa]nd )|(?<=[Bb]ut )|(?<=that )"
+    r"|(?<=ption )|(?<=hoice ))(?<![A-Za-z(])\(?([A-J])\)?"
     r" is(?:[.!]?\s*$| (?:clearly )?(?:the )?(?:(?:only )?(?:correct|right)|best|answer)\b)"
 )
 _NEGATION = re.compile(r"\bnot\b|n't\b")
@@ -138,10 +152,10 @@ def all_boxed(reply: str) -> str | None:
     return ", ".join(reversed(contents)) if contents else None
 
 
-def final_line(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
+def final_line(reply: str, marker: _Marker = _MARKER) -> str | None:
     """The first line with content after the last marker that has any."""
     end = len(reply)
-    for match in reversed(list(marker.finditer(reply))):
+    for match in reversed(marker.matches(reply)):
         # A comment in a block of code announces what the code prints.
         is_comment = match[0].casefold() == "final answer"
         in_code = is_comment and reply.count("```", 0, match.start()) % 2
@@ -237,7 +251,7 @@ def any_answer(reply: str) -> str | None:
     return numbers[-1][0].strip() if numbers else None
 
 
-def final_answer(reply: str, marker: re.Pattern[str] = _MARKER) -> str | None:
+def final_answer(reply: str, marker: _Marker = _MARKER) -> str | None:
     """The answer of the last final-answer line: "$x$. I hope it is correct.", "the area is $2$"."""
     line = final_line(reply, marker)
     if line is None:
