@@ -15,8 +15,8 @@ from tests.sharding.eight_devices import LEARNING_RATE, MESHES
 
 # In float32, after six updates. Adam divides a gradient by its own size: where that is near 0, the
 # last bit of a sum becomes a share of an update. So a few numbers may differ by up to an update,
-# and 995 of 1,000 by far less. Of 11,136 one differs by 4e-4 to 1.1e-3, and 6 to 18 by more than 1e-5,
-# depending on the optimizations of XLA.
+# and 995 of 1,000 by far less. Of 11,136, one differs by 4e-4 to 1.1e-3, and 6 to 18 by more than
+# 1e-5, depending on the optimizations of XLA.
 TOLERANCE = LEARNING_RATE
 USUAL_TOLERANCE = 0.001 * LEARNING_RATE
 
