@@ -24,7 +24,7 @@ _NAMES_ONLY = re.compile(
 _ONE_OR_SEVERAL = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+")
 # 12,5 or 1.234,5 or 3{,}5, with a unit; but 3,5 is a list of two digits
 _DECIMAL_COMMA = re.compile(
-    r"(?!-?\d,\d$)(-?\d{1,3}(?:\.\d{3})+|-?\d+)(?:,|\{,\})(\d+)([^\d,;()\[\]]*)"
+    r"(?!-?\d,\d$)(-?(?:\\\$)?(?:\d{1,3}(?:\.\d{3})+|\d+))(?:,|\{,\})(\d+)([^\d,;()\[\]]*)"
 )
 
 
@@ -89,11 +89,16 @@ def _stated_value(relation: Relation) -> Answer | None:
 
     An equation such as x + y = 0 or 2x + y = 5 describes a line and states no value.
     """
-    if relation.signs != ("=",) or not _NAMES_ONLY.fullmatch(relation.sides[0]):
+    if relation.signs != ("=",):
         return None
-    value = read_answer(relation.sides[1])
+    names, side = (
+        relation.sides if _NAMES_ONLY.fullmatch(relation.sides[0]) else relation.sides[::-1]
+    )
+    if not _NAMES_ONLY.fullmatch(names):
+        return None
+    value = read_answer(side)
     is_ratio = isinstance(value, Parts) and value.kind == ":"
-    is_number = isinstance(value, Quantity) and value.is_constant and relation.sides[1] != "0"
+    is_number = isinstance(value, Quantity) and value.is_constant and side != "0"
     return value if is_ratio or is_number else None
 
 

@@ -33,7 +33,8 @@ class _Marker:
 
 
 _FRENCH_OR_CHINESE = (
-    r"\bréponse(?: correcte| exacte)?[*_]{0,3}(?: est\b| ?:)[*_]{0,3}(?: ?:)?"
+    r"\bréponse(?: correcte| exacte)?[*_]{0,3}"
+    r"(?: est\b(?: donc\b)?(?: la\b| l'option)?| ?:)[*_]{0,3}(?: ?:)?"
     r"|答案[*_]{0,3}(?:应[该当]?)?[是为选:][*_]{0,3}:?"
 )
 _MARKER = _Marker(
@@ -43,7 +44,7 @@ _MARKER = _Marker(
 _ANSWER_IS = _Marker(r"(?<!final )\banswer(?: is|:| =)[*_]{0,3}:?", _FRENCH_OR_CHINESE)
 _WEAK_MARKER = _Marker(
     r"\b(?:(?:answer|option|choice)(?: is)?|choose|pick|select)\b[*_]{0,3}[:=]?",
-    rf"{_FRENCH_OR_CHINESE}|选(?!项)[*_]{{0,3}}:?",
+    rf"{_FRENCH_OR_CHINESE}|(?:选择|选项是?(?= ?\(?[A-J])|选(?!项))[*_]{{0,3}}:?",
 )
 _OPENED_FORMULA = re.compile(r"(?:\\\[|\\\(|\$\$)\s*\n\s*")
 _POLITENESS = re.compile(r"(?i)[.\s]*I hope (?:it|this) (?:is correct|helps).{0,200}$")
@@ -52,7 +53,7 @@ _FORMULA = re.compile(
 )
 _BRACES = re.compile(r"(?s)\\(?:boxed|fbox)[ \t]*\{|\\.|[{}]")
 _BARE_BOXED = re.compile(r"\\(?:boxed|fbox) *([A-Za-z0-9.]+)")
-_BETWEEN_BOXES = re.compile(r"\\(?:text|q?quad)(?![A-Za-z])|\\[^A-Za-z]|[\s${}&]")
+_BETWEEN_BOXES = re.compile(r"\\(?:text|q?quad)(?![A-Za-z])|\\[^A-Za-z]|[\s${}&*]")
 _ASSIGNED = r"(?:[a-z]|\\[a-z]{2,8})(?:_?\w)?="
 # "or" alone joins two spellings of one answer: \boxed{28} or \boxed{28_9}.
 _JOINT = re.compile(
@@ -69,6 +70,7 @@ _NOT_RATIONAL = re.compile(
 _NOT = re.compile(
     r"(?:\b(?:not|never|pas)|n't|≠|!=|\\neq?|不[是为]) {0,3}(?:equal to |be )?[$(]{0,2}$"
 )
+_AFTER_LETTER = re.compile(r"(?<=[^\W\d_\u4e00-\u9fff])")  # B2, but not 有2
 _STATED = re.compile(r"\b(?:is|equals) {1,3}$")
 _IS = re.compile(r".{1,300}\b(?:is|are|equals) ([^$]{1,100})$")
 _SENTENCE = re.compile(r"(.{1,60}?[0-9}$)a-z*])(?:\.|,? (?:because|since|as|so|which))(?: |$)")
@@ -96,7 +98,8 @@ _RULED_OUT = re.compile(
     r"| ?(?:选项)?(?:不|是?错|被?排除))[^,.;\n]{0,200}"
 )
 _LAST_CHOICE = re.compile(
-    r"\b(?:[Bb]ut|[Ss]o|[Ii]t is|[Ii]t's|must be|leaving|leaves|choose|pick|select|option|choice)"
+    r"\b(?:[Bb]ut|[Ss]o|[Ii]t is|[Ii]t's|[Hh]ence|[Tt]hus|be|is|with|leaving|leaves|choose"
+    r"|pick|select|option|choice)"
     r" \(?([A-J])\)?[.!]?\s*$"
     r"|(?<!part )(?<!case )\(([a-j])\)(?:[.!]?\s*$|,? (?:because|since|as)\b)"
     r"|[a-z]{2}(?:[,:]| -) \(?([A-Ja-j])\)?[.!]?\s*$"
@@ -104,7 +107,8 @@ _LAST_CHOICE = re.compile(
 _ASSERTED = re.compile(
     r"(?=[(A-J])(?:(?<![A-Za-z] )|(?<=[Ss]o )|(?<=[Tt]hus )|(?<=[Aa]nd )|(?<=[Bb]ut )|(?<=that )"
     r"|(?<=ption )|(?<=hoice ))(?<![A-Za-z(])\(?([A-J])\)?"
-    r" is(?:[.!]?\s*$| (?:clearly )?(?:the )?(?:(?:only )?(?:correct|right)|best|answer)\b)"
+    r" (?:(?:it )?is[.!]?\s*$|fits (?:better|best)"
+    r"|(?:is|must be) (?:clearly )?(?:the )?(?:(?:only )?(?:correct|right)|best|answer)\b)"
 )
 _NEGATION = re.compile(r"\bnot\b|n't\b")
 
@@ -218,7 +222,7 @@ def _numbers(text: str, within_names: bool = False) -> list[re.Match[str]]:
         found
         for found in find_numbers(plain)
         if not _NOT.search(plain[max(0, found.start() - 20) : found.start()])
-        and (within_names or not (found.start(4) and plain[found.start(4) - 1].isalpha()))
+        and (within_names or not _AFTER_LETTER.match(plain, found.start(4)))
     ]
 
 
