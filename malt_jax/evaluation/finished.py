@@ -24,6 +24,7 @@ from malt_jax.evaluation.systems import MALT, STAR, all_names, system
 from malt_jax.export.read import ExportedPipeline
 from malt_jax.files import names_in, parse_json_object, reached
 from malt_jax.malt.experiment import prepare, select_questions
+from malt_jax.malt.inputs import require_trained_on
 from malt_jax.malt.round import restore_trained
 from malt_jax.runs.directory import RunDirectory, versions
 from malt_jax.runs.metrics import last_values, read_metrics
@@ -90,6 +91,7 @@ def evaluate_run(
             training = {"trained_on": exported.file.task}
     elif isinstance(source, UPath):
         earlier = RunDirectory.read(source)
+        require_trained_on(earlier, experiment)
         like = experiment.policy.like()
         trained = restore_trained(earlier, earlier.config, like)
         policies = {STAR: trained.sft, MALT: trained.final}

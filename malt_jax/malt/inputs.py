@@ -33,7 +33,7 @@ def run_inputs(
         "prompts": tree_inputs(experiment, train)["prompts"],
         "weights": weights_digest(weights),
         "dtype": experiment.policy.model.dtype.name,
-        "tokenizer": f"SHA-256 {experiment.pipeline.tokenizer.fingerprint[:16]}",
+        "tokenizer": _tokenizer(experiment),
         **{f"version of {name}": version for name, version in versions().items()},
     }
 
@@ -50,6 +50,33 @@ def require_same_inputs(
     Raises UserError, in all processes, which names every change that is not accepted.
     """
     return broadcast(lambda: _compare(directory, inputs, accept))
+
+
+def require_trained_on(earlier: RunDirectory, experiment: Experiment) -> None:
+    """Raises UserError, in all processes, when the base model or the tokenizer of an experiment is
+    not the one that a run's roles were trained on.
+
+    Weights in another dtype are not compared: they round differently.
+    """
+    now = {
+        "weights": weights_digest(experiment.base),
+        "dtype": experiment.policy.model.dtype.name,
+        "tokenizer": _tokenizer(experiment),
+    }
+    file = earlier.path / INPUTS_FILE
+    stored = broadcast(lambda: _read(earlier)[0] if file.exists() else {})
+    names = ["weights", "tokenizer"] if stored.get("dtype") == now["dtype"] else ["tokenizer"]
+    for name in names:
+        if stored.get(name, now[name]) != now[name]:
+            raise UserError(
+                f"{earlier.path}: the {name} of {experiment.name} changed since its roles were"
+                f" trained: {stored[name]} -> {now[name]}; name the model of the run with"
+                " model.name=PATH"
+            )
+
+
+def _tokenizer(experiment: Experiment) -> str:
+    return f"SHA-256 {experiment.pipeline.tokenizer.fingerprint[:16]}"
 
 
 def _compare(directory: RunDirectory, inputs: Mapping[str, str], accept: bool) -> list[str]:

@@ -11,7 +11,12 @@ import pytest
 from malt_jax.config import Config, load_config
 from malt_jax.errors import UserError
 from malt_jax.malt.experiment import prepare, select_questions
-from malt_jax.malt.inputs import INPUTS_FILE, require_same_inputs, run_inputs
+from malt_jax.malt.inputs import (
+    INPUTS_FILE,
+    require_same_inputs,
+    require_trained_on,
+    run_inputs,
+)
 from malt_jax.malt.prompts import Pipeline
 from malt_jax.model.digest import weights_digest
 from malt_jax.runs.directory import open_run
@@ -90,3 +95,20 @@ def test_one_changed_weight_changes_the_digest() -> None:
         {"b": -weights["b"]},
     ):
         assert weights_digest(weights | change) != digest
+
+
+def test_roles_are_not_evaluated_on_another_base_model(tmp_path: Path) -> None:
+    experiment = prepare(load_config())
+    other = experiment._replace(base=jax.tree.map(lambda x: x * 2, experiment.base))
+    with open_run(tmp_path / "run", Config()) as run:
+        require_trained_on(run, other)  # a run of an earlier version
+        inputs = run_inputs(experiment, [], [])
+        require_same_inputs(run, inputs, accept=False)
+        require_trained_on(run, experiment)
+        with pytest.raises(UserError, match="the weights of tiny changed since its roles were"):
+            require_trained_on(run, other)
+        require_same_inputs(run, inputs | {"tokenizer": "SHA-256 12"}, accept=True)
+        with pytest.raises(UserError, match=r"the tokenizer of tiny changed .* SHA-256 12 -> "):
+            require_trained_on(run, experiment)
+        require_same_inputs(run, inputs | {"dtype": "bfloat16"}, accept=True)
+        require_trained_on(run, other)
