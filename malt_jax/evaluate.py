@@ -65,6 +65,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         " for come first",
     )
     parser.add_argument("--seeds", type=positive, help="repetitions (default: as the options say)")
+    _add_paper(parser)
+    add_options(parser, "--run-dir runs/first --out runs/other task.name=gsm_symbolic")
+    return parser
+
+
+def _add_paper(parser: argparse.ArgumentParser) -> None:
     paper = parser.add_argument_group("the paper's evaluation")
     paper.add_argument(
         "--paper",
@@ -86,11 +92,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="another task to answer with the same roles, its test questions and its other options"
         " (gsm_symbolic=p1.jsonl,options.variant=p1); may be given more than once",
     )
-    add_options(
-        parser,
-        "--run-dir runs/first --out runs/other task.name=gsm_symbolic",
-    )
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.evaluate") -> None:

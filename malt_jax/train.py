@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from upath import UPath
 
@@ -17,7 +18,7 @@ from malt_jax.files import location, reached
 logger = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.train") -> None:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Samples trees of answers, turns them into training data for each role, trains"
@@ -50,21 +51,19 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
         " are not those that it was begun with; the results name the changes",
     )
     add_options(parser, "--run-dir runs/first seed=1 task.train_questions=100")
-    options = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax.train") -> None:
+    options = _parser(prog).parse_intermixed_args(arguments)
 
     # After the arguments are read, because these import JAX: --help need not wait for that.
-    from rich.console import Console
-
     from malt_jax.distributed.processes import is_coordinator, joined
-    from malt_jax.evaluation.results import RESULTS_FILE
     from malt_jax.malt.reuse import require_same_options
-    from malt_jax.report.tables import markdown, print_table
-    from malt_jax.report.training import write_curves
+    from malt_jax.report.tables import markdown
     from malt_jax.run import run
     from malt_jax.runs.agreement import start_facts
     from malt_jax.runs.directory import CONFIG_FILE, RunDirectory, open_run
-    from malt_jax.runs.metrics import read_metrics
-    from malt_jax.viewer.page import write_report
 
     file = options.config or _config_file(options.run_dir, options.trees)
     config = load_config(file, options.overrides)
@@ -82,18 +81,31 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m malt_jax
             results = run(config, directory, options.trees, accept_changes=accept)
             directory.write("tables.md", markdown(results))
         if is_coordinator():
-            write_curves(read_metrics(options.run_dir), options.run_dir / "plots")
-            console = Console()
-            print_table(results, console)
-            where = f"the figures in {RESULTS_FILE} and tables.md, the training curves in plots/"
-            console.print(f"everything is in {options.run_dir}, {where}", soft_wrap=True)
-            try:
-                page = write_report(options.run_dir)
-            except UserError as error:
-                # The results are there; `malt report` writes the page again.
-                logger.warning("no report was written: %s", error)
-            else:
-                console.print(f"to look at its trees, open {page} in a browser", soft_wrap=True)
+            _report(results, options.run_dir)
+
+
+def _report(results: Mapping[str, Any], run: UPath) -> None:
+    """Draws the training curves, prints the tables and writes the run's page."""
+    from rich.console import Console
+
+    from malt_jax.evaluation.results import RESULTS_FILE
+    from malt_jax.report.tables import print_table
+    from malt_jax.report.training import write_curves
+    from malt_jax.runs.metrics import read_metrics
+    from malt_jax.viewer.page import write_report
+
+    write_curves(read_metrics(run), run / "plots")
+    console = Console()
+    print_table(results, console)
+    where = f"the figures in {RESULTS_FILE} and tables.md, the training curves in plots/"
+    console.print(f"everything is in {run}, {where}", soft_wrap=True)
+    try:
+        page = write_report(run)
+    except UserError as error:
+        # The results are there; `malt report` writes the page again.
+        logger.warning("no report was written: %s", error)
+    else:
+        console.print(f"to look at its trees, open {page} in a browser", soft_wrap=True)
 
 
 def _config_file(run: UPath, trees: UPath | None) -> UPath | Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from upath import UPath
@@ -92,8 +92,7 @@ def evaluate_run(
     elif isinstance(source, UPath):
         earlier = RunDirectory.read(source)
         require_trained_on(earlier, experiment)
-        like = experiment.policy.like()
-        trained = restore_trained(earlier, earlier.config, like)
+        trained = restore_trained(earlier, earlier.config, experiment.policy.like())
         policies = {STAR: trained.sft, MALT: trained.final}
         training = _training(source, earlier.config, config)
     if names is None:
@@ -117,12 +116,16 @@ def evaluate_run(
         "task": experiment.task.name,
         **judged,
         **training,
-        "seconds": {
-            f"{store.folder}/seed-{seed}": round(store.seconds(seed), 3) for seed in range(seeds)
-        },
+        "seconds": dict(_seconds(store, seeds)),
         "config": plain(config),
         "versions": versions(),
     }
+
+
+def _seconds(store: Store, seeds: int) -> Iterator[tuple[str, float]]:
+    """The seconds of sampling, by folder."""
+    for seed in range(seeds):
+        yield f"{store.folder}/seed-{seed}", round(store.seconds(seed), 3)
 
 
 def claim(directory: RunDirectory, folder: str, exported: ExportedPipeline) -> None:

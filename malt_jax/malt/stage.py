@@ -96,13 +96,18 @@ def train_stage(
             if pending is not None:
                 log(*pending)
         if last:
-            means = {key: _mean([values[key] for values in last]) for key in last[0]}
-            for warning in objective.warnings(total, means):
-                logger.warning("%s: %s", name, warning)
+            _warn(name, objective, total, list(last))
         stage.require_held()
         save_tree(stage.path / "weights", state.trainable)
         states.clear()
     return state.trainable
+
+
+def _warn(name: str, objective: Objective, total: int, last: list[dict[str, float]]) -> None:
+    """Logs the signs that a stage has not trained as it should, from its last updates."""
+    means = {key: _mean([values[key] for values in last]) for key in last[0]}
+    for warning in objective.warnings(total, means):
+        logger.warning("%s: %s", name, warning)
 
 
 def _mean(values: list[float]) -> float:
