@@ -429,7 +429,7 @@ def load_config(file: Path | UPath | str | None = None, overrides: Sequence[str]
         values = _merged(values, value)
     try:
         config = _validated(values)
-        # Where a role's options are those of all roles, the role has no section of its own.
+        # Read again without the sections of roles that repeat the options of all roles.
         return _validated(plain(config)) if config.roles else config
     except pydantic.ValidationError as error:
         problems = explained(error.errors(), options(), file, overrides)

@@ -91,7 +91,7 @@ def machine_problem(error: BaseException) -> str | None:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         code, file = _error_number(link)
-        # Code that handles a missing file may have a mistake of its own.
+        # An error raised while a missing file was handled may be a mistake in our code.
         if code in _MACHINE and (link is error or code != errno.ENOENT):
             stated = link.strerror if isinstance(link, OSError) else None
             own = stated if stated and stated != os.strerror(code) else None

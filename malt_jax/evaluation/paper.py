@@ -1,6 +1,6 @@
 """The measurements of the MALT paper (arXiv 2412.01928, section 4) for a run's model and task.
 
-They are the field `paper` of results.json (docs/results-schema.md), beside the systems of the main
+They are the field `paper` of results.json (docs/results-schema.md), next to the systems of the main
 table and of the ablations: votes, self-correction role by role, systems at equal calls, and other
 tasks.
 """
@@ -45,7 +45,7 @@ _DENSE = 9
 
 @dataclasses.dataclass(frozen=True)
 class PaperOptions:
-    """What is measured beside the systems."""
+    """Measurements in addition to the systems."""
 
     votes: int | None = None
     """Most votes of a pipeline; None: so many that "sa" with as many votes makes as many calls as
@@ -122,7 +122,7 @@ def transfers(
 ) -> list[Transfer]:
     """The tasks of `options.transfer`, loaded.
 
-    limit: questions of each; None: as many as the run asks of its own task.
+    limit: number of questions of each task; None: the number of the run's own test questions.
 
     Raises UserError when questions cannot be loaded, and when a prompt could exceed the model's
     positions.

@@ -87,6 +87,14 @@ class Problem:
         return "\n".join([*lines, f"Final Answer: {values[-1]}"])
 
 
+def require_range(min_steps: int, max_steps: int) -> None:
+    """Raises UserError where no number of steps lies between the two."""
+    if not 1 <= min_steps <= max_steps:
+        raise UserError(
+            f"task.options: 1 <= min_steps <= max_steps must hold, got {min_steps=}, {max_steps=}"
+        )
+
+
 class ArithmeticTask(GeneratedTask):
     """Word problems of min_steps to max_steps operations."""
 
@@ -94,11 +102,7 @@ class ArithmeticTask(GeneratedTask):
     kind = "number"
 
     def __init__(self, min_steps: int = 2, max_steps: Annotated[int, Field(le=100)] = 3) -> None:
-        if not 1 <= min_steps <= max_steps:
-            raise UserError(
-                f"task.options: 1 <= min_steps <= max_steps must hold, got {min_steps=},"
-                f" {max_steps=}"
-            )
+        require_range(min_steps, max_steps)
         self.counts = {"train": TRAIN_QUESTIONS, "test": 100_000}
         self.min_steps = min_steps
         self.max_steps = max_steps

@@ -14,8 +14,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from malt_jax.errors import UserError
-from malt_jax.tasks.arithmetic import Problem, Step
+from malt_jax.tasks.arithmetic import Problem, Step, require_range
 from malt_jax.tasks.base import GeneratedTask, Question, Split, pick, question_generator
 
 SMALLEST_VALUE, LARGEST_VALUE = 2, 99
@@ -43,11 +42,7 @@ class RiddlesTask(GeneratedTask):
     kind = "number"
 
     def __init__(self, min_steps: int = 2, max_steps: Annotated[int, Field(le=6)] = 3) -> None:
-        if not 1 <= min_steps <= max_steps:
-            raise UserError(
-                "task.options: 1 <= min_steps <= max_steps must hold, got"
-                f" min_steps={min_steps}, max_steps={max_steps}"
-            )
+        require_range(min_steps, max_steps)
         self.counts = {"train": TRAIN_QUESTIONS, "test": 100_000}
         self.min_steps = min_steps
         self.max_steps = max_steps

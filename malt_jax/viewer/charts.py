@@ -149,10 +149,10 @@ def points_over_calls(
     to_x = _scale(left, right, _LEFT + room, width - _RIGHT - room)
     to_y = _scale(min([*lows, ticks[0]]), max([*highs, ticks[-1]]), height - _BOTTOM, _TOP)
     # Systems with equal calls stand side by side.
-    beside: dict[float, int] = {}
+    seen: dict[float, int] = {}
     dots = []
     for name, look, count, accuracy, (low, high), text in entries:
-        place = beside[count] = beside.get(count, -1) + 1
+        place = seen[count] = seen.get(count, -1) + 1
         shift = _BESIDE * (place - (calls.count(count) - 1) / 2)
         x = to_x(math.log2(count)) + shift
         dots.append(Dot(name, look, x, to_y(accuracy), to_y(high), to_y(low), text))
